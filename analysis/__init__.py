@@ -1,0 +1,1 @@
+"""Questions to a run folder, one a file: ``python -m analysis.rank RUN``."""

@@ -1,0 +1,223 @@
+"""The command line: parse and dispatch. Torch, ray and pandas are imported inside the commands."""
+
+import inspect
+import logging
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from tune_gan.config import GanConfig
+from tune_gan.errors import ConfigError, TuneGanError
+from tune_gan.settings import parse_yaml, read_yaml
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tune-gan",
+    help="Hyperparameter search for generative adversarial networks, on Ray Tune.",
+    epilog="Start with: tune-gan sweep digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # --gen_lr is --gen-lr.
+        "token_normalize_func": lambda flag: flag.replace("_", "-"),
+    },
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a sweep.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST first, if it is missing.")
+]
+
+
+def main() -> None:
+    """Run the command line: exit with 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("tune_gan").setLevel(logging.INFO)
+    warnings.simplefilter("ignore")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except TyperException as error:
+        _fail(f"{error.format_message()} (see --help)", error.exit_code)
+    except TuneGanError as error:
+        _fail(str(error), error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"tune-gan: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, in place of its ``**flags``, an option for every field of `GanConfig`.
+
+    Each takes text, which is read as a value in a YAML file would be.
+    """
+    parameters = list(inspect.signature(command).parameters.values())[:-1]
+    for name, field in GanConfig.model_fields.items():
+        default = field.get_default()
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        option = typer.Option(
+            f"--{name.replace('_', '-')}",
+            help=f"{field.description} Takes {GanConfig.valid_values(name)}.",
+            metavar="VALUE",
+            show_default=False if shown is None else str(shown),
+            rich_help_panel="Configuration",
+        )
+        annotation = Annotated[str | None, option]
+        command.__annotations__[name] = annotation
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=None, annotation=annotation))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+@app.command()
+@_with_config_flags
+def train(
+    preset: Annotated[str | None, typer.Option(help="Start from this preset's configuration.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Start from this YAML file, e.g. what `best` printed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write.  [default: runs/ARCHITECTURE-DATASET-...]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on in this folder, where a training was interrupted.")
+    ] = None,
+    download: DownloadOption = False,
+    **flags: str | None,
+) -> None:
+    """Train one configuration and write its folder.
+
+    The folder gets config.yaml, metrics.jsonl, TensorBoard events, samples.png, checkpoint/ and
+    result.json. The flags below override --preset or --config, which override the defaults.
+    """
+    values = {name: parse_yaml(text) for name, text in flags.items() if text is not None}
+    if resume is not None:
+        if values or preset or config or out:
+            raise ConfigError("--resume goes on with its own configuration; give it alone")
+        gan = GanConfig.from_yaml(resume / "config.yaml")
+    else:
+        gan = _configuration(preset, config, values)
+    from tune_gan.gan.data import data_root
+    from tune_gan.gan.data import download as fetch
+    from tune_gan.gan.progress import TrainingProgress
+    from tune_gan.gan.run_folder import default_folder
+    from tune_gan.gan.run_folder import train as train_into
+
+    if download:
+        fetch(gan.dataset, data_root(gan.data_root))
+    folder = (resume or out or default_folder(gan)).absolute()
+    console = Console(stderr=True)
+    try:
+        with TrainingProgress(gan, console) as progress:
+            result = train_into(gan, folder, resume=resume is not None, on_report=progress.show)
+    except KeyboardInterrupt:
+        if (folder / "checkpoint").is_dir():
+            command = f"tune-gan train --resume {shlex.quote(str(folder))}"
+            _fail(f"interrupted; the last report is saved, go on with: {command}", _INTERRUPTED)
+        raise
+    print(f"{result.state} at iteration {result.iteration} in {result.time_s:.0f} s")
+    print(
+        f"fid_proxy {result.fid_proxy:.4g}, "
+        f"best {result.best_fid_proxy:.4g} at iteration {result.best_iteration}"
+    )
+    print(f"folder {folder}")
+    print(f"samples {folder / 'samples.png'}")
+    if result.cause:
+        raise TuneGanError(f"the training diverged at iteration {result.iteration}: {result.cause}")
+
+
+@app.command()
+def sweep(
+    spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML file.", show_default=False)],
+    num_trials: Annotated[int | None, typer.Option(help="Trials, the default included.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search's draws.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder with the MNIST or Fashion-MNIST files.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change any field of the sweep."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write.  [default: runs/NAME-DATE-TIME]")
+    ] = None,
+    download: DownloadOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved sweep and start nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a space of configurations and rank them.
+
+    The default configuration is always trial 0. --set takes a field of the configuration
+    (num_iterations=500) or a path into the sweep (scheduler.name=none).
+    """
+    from tune_gan.search.spec import describe_work, load_spec, parse_change
+
+    given = dict(parse_change(change) for change in changes or [])
+    shortcuts = {"search.num_trials": num_trials, "search.seed": seed, "gan.data_root": data_root}
+    given |= {path: value for path, value in shortcuts.items() if value is not None}
+    loaded = load_spec(spec, given)
+    if dry_run:
+        print(loaded.to_yaml(), end="")
+        print(f"# {describe_work(loaded)}")
+        return
+    from tune_gan.gan.data import data_root as data_folder
+    from tune_gan.gan.data import download as fetch
+    from tune_gan.search.conclusion import conclude
+    from tune_gan.search.tuner import run_sweep
+
+    if download:
+        fetch(loaded.gan.dataset, data_folder(loaded.gan.data_root))
+    folder = run_sweep(loaded, out)
+    if not conclude(folder, loaded.num_trials, as_json):
+        command = f"tune-gan rank {shlex.quote(str(folder))}"
+        _fail(f"interrupted; what has been trained is kept, see: {command}", _INTERRUPTED)
+
+
+@app.command()
+def rank(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Rank the trials of a sweep, also while it runs."""
+    from tune_gan.results.load import load_results
+    from tune_gan.results.ranking import rank as ranked_trials
+    from tune_gan.results.show import print_ranking
+
+    print_ranking(ranked_trials(load_results(run)), as_json)
+
+
+@app.command()
+def best(run: RunArgument) -> None:
+    """Print the best trial's configuration as YAML for `train --config`."""
+    from tune_gan.results.show import best_yaml
+
+    print(best_yaml(run), end="")
+
+
+def _configuration(preset: str | None, config: Path | None, values: dict[str, Any]) -> GanConfig:
+    from tune_gan.presets import resolve_gan
+
+    if preset and config:
+        raise ConfigError("--preset and --config each give a whole configuration; choose one")
+    base: Any = read_yaml(config) if config else {}
+    if not isinstance(base, dict):
+        raise ConfigError(f"{config}: expected a mapping of fields to values")
+    if preset:
+        base = {"preset": preset}
+    return resolve_gan({**base, **values})

@@ -1,0 +1,179 @@
+"""`GanConfig`: everything that decides one training run, each hyperparameter once."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tune_gan.errors import ConfigError
+from tune_gan.settings import Settings
+
+IMAGE_SIZE_OF_DATASET = {"circle": None, "digits": 8, "mnist": 28, "fashion_mnist": 28}
+IMAGE_SIZE_OF_ARCHITECTURE = {"dcgan28": 28, "dcgan64": 64}
+
+
+def _widths(value: object) -> object:
+    """Take a list (YAML) or ``256,512`` (a flag, a categorical choice) for a tuple of widths."""
+    if isinstance(value, str):
+        parts = value.strip("[]() ").split(",")
+        return tuple(int(part) if part.strip().isdigit() else part for part in parts)
+    return tuple(value) if isinstance(value, Sequence) else value
+
+
+Width = Annotated[int, Field(ge=1, le=65536)]
+Widths = Annotated[tuple[Width, ...], BeforeValidator(_widths), Field(min_length=1, max_length=16)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class GanConfig(Settings):
+    """One training run of one GAN; frozen, validated, equal after a round trip through YAML.
+
+    The defaults are the vanilla MLP GAN of the Flux tutorial (Goodfellow et al. 2014,
+    https://arxiv.org/abs/1406.2661) on MNIST.
+
+    Raises:
+        ConfigError: for an unknown field or a value out of bounds, in one line.
+    """
+
+    dataset: Literal["circle", "digits", "mnist", "fashion_mnist"] = Field(
+        "mnist", description="Data set to learn: a 2-D ring, or grey images."
+    )
+    data_root: str | None = Field(
+        None,
+        description="Folder with the MNIST or Fashion-MNIST files (a place, no hyperparameter).",
+    )
+    image_size: Annotated[int, Field(ge=4, le=512)] | None = Field(
+        None,
+        description="Image height and width in pixels; by default that of the architecture or the "
+        "data set. Images of another size are resized once. Null for the ring.",
+    )
+    architecture: Literal["mlp", "dcgan28", "dcgan64"] = Field(
+        "mlp", description="Networks: fully connected, or a DCGAN for 28x28 or 64x64 images."
+    )
+    gen_hidden: Widths = Field(
+        (256, 512, 1024), description="Widths of the MLP generator's hidden layers, first to last."
+    )
+    disc_hidden: Widths = Field(
+        (1024, 512, 256),
+        description="Widths of the MLP discriminator's hidden layers, first to last.",
+    )
+    features: int = Field(
+        64, ge=1, le=1024, description="Channels of a DCGAN's narrowest hidden layer."
+    )
+    latent_dim: int = Field(
+        100, ge=1, le=4096, description="Dimension of the latent space, standard normal."
+    )
+    activation: Literal[
+        "relu",
+        "leaky_relu",
+        "elu",
+        "celu",
+        "trelu",
+        "gelu",
+        "silu",
+        "selu",
+        "mish",
+        "tanh",
+        "softplus",
+    ] = Field(
+        "leaky_relu",
+        description="Hidden activation of both MLPs and of a DCGAN's discriminator.",
+    )
+    activation_alpha: float = Field(
+        0.2,
+        ge=0,
+        le=10,
+        description="Parameter of the activation: slope of leaky_relu, alpha of elu and celu, "
+        "threshold of trelu; the others have none.",
+    )
+    dropout: float = Field(
+        0.3, ge=0, lt=1, description="Probability of dropping a hidden unit of the discriminator."
+    )
+    loss: Literal["non_saturating", "minimax", "least_squares", "hinge"] = Field(
+        "non_saturating", description="Adversarial loss."
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="The real label is 1 minus this in the discriminator's loss (not with hinge).",
+    )
+    optimizer: Literal["adam", "adamw", "nadam", "radam", "rmsprop", "sgd"] = Field(
+        "adam", description="Optimizer of both networks."
+    )
+    gen_lr: LearningRate = Field(2e-4, description="Learning rate of the generator.")
+    disc_lr: LearningRate = Field(2e-4, description="Learning rate of the discriminator.")
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="Decay of the first moment (momentum of rmsprop and sgd)."
+    )
+    beta2: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the second moment (alpha of rmsprop; not in sgd)."
+    )
+    batch_size: int = Field(128, ge=2, le=65536, description="Real samples of one step.")
+    disc_steps: int = Field(
+        1, ge=1, le=100, description="Discriminator steps before each generator step."
+    )
+    num_iterations: int = Field(
+        2000, ge=1, le=1_000_000_000, description="Generator steps of the whole run."
+    )
+    report_every: int = Field(
+        100, ge=1, description="Generator steps between two reports, each with a score."
+    )
+    seed: int = Field(
+        0, ge=0, le=2**32 - 1, description="Seed of weights, latents, batches and dropout."
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
+        "auto", description="Device to train on; auto takes a GPU where there is one."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Arithmetic of the networks; bf16 by autocast, weights stay fp32."
+    )
+    num_threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="CPU threads to compute with; part of the run, since sums depend on it.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_image_size(cls, values: Any) -> Any:
+        """Write the image size that follows from the architecture or the data set into the config."""
+        if isinstance(values, dict) and values.get("image_size") is None:
+            dataset = values.get("dataset", "mnist")
+            architecture = values.get("architecture", "mlp")
+            size = IMAGE_SIZE_OF_DATASET.get(str(dataset))
+            if dataset != "circle":
+                size = IMAGE_SIZE_OF_ARCHITECTURE.get(str(architecture), size)
+            return {**values, "image_size": size}
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "GanConfig":
+        """Refuse fields that are each valid but do not fit each other."""
+        needed = IMAGE_SIZE_OF_ARCHITECTURE.get(self.architecture)
+        if self.dataset == "circle" and (self.architecture != "mlp" or self.image_size is not None):
+            raise ConfigError("dataset circle holds 2-D points; use architecture mlp, no image_size")
+        if needed and self.image_size != needed:
+            raise ConfigError(
+                f"architecture {self.architecture} makes images of {needed}x{needed}; "
+                f"image_size {self.image_size} does not fit, leave it out or use mlp"
+            )
+        if self.report_every > self.num_iterations:
+            raise ConfigError(
+                f"report_every {self.report_every} is above num_iterations {self.num_iterations}; "
+                "no report would ever be made"
+            )
+        if self.activation == "celu" and self.activation_alpha == 0:
+            raise ConfigError("activation celu divides by activation_alpha, which must be above 0")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: ``(2,)`` for points, ``(1, image_size, image_size)`` for images."""
+        return (2,) if self.image_size is None else (1, self.image_size, self.image_size)
+
+    @property
+    def num_reports(self) -> int:
+        """Reports of a whole run, one every `report_every` iterations and one at the end."""
+        return -(-self.num_iterations // self.report_every)

@@ -1,0 +1,33 @@
+"""The errors that a user may see: each is one line that says what was given and what to do."""
+
+
+class TuneGanError(Exception):
+    """The work could not be done; the command line prints the message and exits with 1."""
+
+    exit_code = 1
+
+
+class InputError(TuneGanError, ValueError):
+    """The input was wrong; the command line prints the message and exits with 2."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration or sweep specification holds an unknown field or an invalid value."""
+
+
+class DataError(InputError):
+    """A data set is missing, truncated or does not fit the configuration."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class RunFolderError(InputError):
+    """A run folder is missing, is no run folder, or is already taken."""
+
+
+class SweepFailedError(TuneGanError):
+    """A sweep ended without a single trial that could be ranked."""

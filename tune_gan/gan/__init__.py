@@ -1,0 +1,1 @@
+"""What is tuned: networks, losses, data and the training loop. Knows torch, never ray or pandas."""

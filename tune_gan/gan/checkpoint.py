@@ -1,0 +1,243 @@
+"""The state of a run in one safetensors file: a resumed run equals an uninterrupted one."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tune_gan.config import GanConfig
+from tune_gan.errors import CheckpointError
+from tune_gan.gan.data import BatchOrder
+
+FILE_NAME = "state.safetensors"
+_FORMAT = 1
+# Fields in which a resumed run may differ from the one that wrote the checkpoint.
+_FREE_FIELDS = {"data_root", "device", "num_iterations"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run had come when its checkpoint was written.
+
+    Attributes:
+        config: The run's configuration, as JSON holds it.
+        iteration: Generator steps done.
+        epoch: Passes over the data begun before this one.
+        offset: Samples of this pass taken already.
+        time_s: Wall time of training and scoring, in seconds.
+        history: ``(iteration, fid_proxy)`` of every report.
+    """
+
+    config: dict[str, Any]
+    iteration: int
+    epoch: int
+    offset: int
+    time_s: float
+    history: tuple[tuple[int, float], ...]
+
+
+@dataclass
+class TrainingState:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        config: The run's configuration.
+        generator: The generator, on its device.
+        discriminator: The discriminator, on its device.
+        gen_optimizer: Optimizer of the generator.
+        disc_optimizer: Optimizer of the discriminator.
+        batches: The order of real samples and the position in it.
+        latent_source: Random numbers of the latents.
+        iteration: Generator steps done.
+        time_s: Wall time of training and scoring so far, in seconds.
+        history: ``(iteration, fid_proxy)`` of every report so far.
+        best_generator: Weights of the generator at its best score, on the CPU; empty before one.
+    """
+
+    config: GanConfig
+    generator: nn.Module
+    discriminator: nn.Module
+    gen_optimizer: torch.optim.Optimizer
+    disc_optimizer: torch.optim.Optimizer
+    batches: BatchOrder
+    latent_source: torch.Generator
+    iteration: int = 0
+    time_s: float = 0.0
+    history: list[tuple[int, float]] = field(default_factory=list)
+    best_generator: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def best_score(self) -> float:
+        """The lowest `fid_proxy` so far, infinite before the first report."""
+        return min((score for _, score in self.history), default=float("inf"))
+
+    def record_score(self, score: float) -> None:
+        """Add the score of this iteration and keep the generator's weights if it is the best."""
+        if score < self.best_score:
+            weights = self.generator.state_dict()
+            self.best_generator = {name: t.detach().cpu().clone() for name, t in weights.items()}
+        self.history.append((self.iteration, score))
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/state.safetensors``: aside, flushed to the disk, then moved into place."""
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = {
+            "format": _FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "iteration": self.iteration,
+            "epoch": self.batches.epoch,
+            "offset": self.batches.offset,
+            "time_s": self.time_s,
+            "history": self.history,
+        }
+        aside = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
+        try:
+            save_file(self._tensors(), aside, metadata={"progress": json.dumps(progress)})
+            with aside.open("rb+") as written:
+                os.fsync(written.fileno())
+            aside.replace(folder / FILE_NAME)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def load(self, folder: Path) -> None:
+        """Take over the state that `save` wrote into `folder`.
+
+        Raises:
+            CheckpointError: if it is missing, damaged, or of another configuration.
+        """
+        progress, tensors = _read(folder)
+        self._require_same_config(folder, progress.config)
+        try:
+            self.generator.load_state_dict(_under("generator", tensors))
+            self.discriminator.load_state_dict(_under("discriminator", tensors))
+            _load_optimizer(self.gen_optimizer, _under("gen_optimizer", tensors))
+            _load_optimizer(self.disc_optimizer, _under("disc_optimizer", tensors))
+            self.latent_source.set_state(tensors["rng.latents"])
+            torch.set_rng_state(tensors["rng.torch"])
+            if "rng.cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["rng.cuda"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise _damaged(folder, error) from None
+        self.best_generator = _under("best_generator", tensors)
+        self.batches.move_to(progress.epoch, progress.offset)
+        self.iteration, self.time_s = progress.iteration, progress.time_s
+        self.history = list(progress.history)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {
+            **_prefixed("generator", self.generator.state_dict()),
+            **_prefixed("discriminator", self.discriminator.state_dict()),
+            **_prefixed("best_generator", self.best_generator),
+            **_prefixed("gen_optimizer", _optimizer_tensors(self.gen_optimizer)),
+            **_prefixed("disc_optimizer", _optimizer_tensors(self.disc_optimizer)),
+            "rng.torch": torch.get_rng_state(),
+            "rng.latents": self.latent_source.get_state(),
+        }
+        if self.latent_source.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.latent_source.device)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
+        own = self.config.model_dump(mode="json")
+        differing = [
+            f"{name} {saved.get(name)!r} is now {own[name]!r}"
+            for name in own
+            if name not in _FREE_FIELDS and saved.get(name) != own[name]
+        ]
+        if differing:
+            raise CheckpointError(f"{folder} is of another configuration: {', '.join(differing)}")
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read how far a checkpoint's run had come, without its weights.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parse_progress((file.metadata() or {})["progress"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def load_best_generator(folder: Path) -> tuple[GanConfig, dict[str, Tensor]]:
+    """Read the configuration and the best generator's weights of a checkpoint.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+    """
+    progress, tensors = _read(folder)
+    weights = _under("best_generator", tensors) or _under("generator", tensors)
+    return GanConfig.parse(progress.config), weights
+
+
+def _read(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
+    progress = read_progress(folder)
+    try:
+        with safe_open(folder / FILE_NAME, framework="pt") as file:
+            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _parse_progress(text: str) -> Progress:
+    """Read what `TrainingState.save` wrote of its progress.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is anything else.
+    """
+    values = json.loads(text)
+    if values["format"] != _FORMAT:
+        raise ValueError(f"its format is {values['format']}, not {_FORMAT}")
+    return Progress(
+        config=dict(values["config"]),
+        iteration=int(values["iteration"]),
+        epoch=int(values["epoch"]),
+        offset=int(values["offset"]),
+        time_s=float(values["time_s"]),
+        history=tuple((int(iteration), float(score)) for iteration, score in values["history"]),
+    )
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:200]
+    return CheckpointError(f"{folder / FILE_NAME} is damaged ({reason}); start the run again")
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as ``{parameter index}.{key}``; an absent value is left out."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": value
+        for index, values in state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}

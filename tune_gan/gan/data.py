@@ -1,0 +1,222 @@
+"""Data sets as one tensor in memory, with a fixed split into training and held-out samples."""
+
+import gzip
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.transforms.v2 import functional as image_ops
+
+from tune_gan.errors import DataError
+
+RING_RADIUS = 1.0
+RING_NOISE = 0.05
+_RING_SAMPLES = 10_000
+_DIGITS_HELD_OUT = 500
+_SPLIT_SEED = 20_141_206
+
+_IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_TORCHVISION_CLASS = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
+_IDX_FOLDERS = {
+    "mnist": ("mnist", "MNIST/raw", "."),
+    "fashion_mnist": ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "."),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Real samples in memory.
+
+    Attributes:
+        name: The data set's name in `GanConfig`.
+        train: Samples to train on: uint8 images ``(N, 1, H, W)`` or float32 points ``(N, 2)``.
+        held_out: Samples that only the score sees, of the same kind.
+        train_labels: Classes ``(N,)`` of `train`, int64; none for the ring.
+        held_out_labels: Classes of `held_out`.
+    """
+
+    name: str
+    train: Tensor
+    held_out: Tensor
+    train_labels: Tensor | None = None
+    held_out_labels: Tensor | None = None
+
+
+def data_root(configured: str | None) -> Path:
+    """Return the folder that holds the image files: `configured`, ``$TUNE_GAN_DATA`` or the cache."""
+    chosen = configured or os.environ.get("TUNE_GAN_DATA")
+    return Path(chosen).absolute() if chosen else user_cache_path("tune-gan") / "data"
+
+
+@lru_cache(maxsize=2)
+def load_dataset(name: str, root: Path) -> Dataset:
+    """Load a data set at its own image size.
+
+    Args:
+        name: ``circle``, ``digits``, ``mnist`` or ``fashion_mnist``.
+        root: Where the four IDX files lie, for the last two.
+
+    Raises:
+        DataError: if a file is missing, truncated or no IDX file.
+    """
+    if name == "circle":
+        return _ring()
+    if name == "digits":
+        return _digits()
+    return _idx_dataset(name, root)
+
+
+def resize(samples: Tensor, image_size: int | None) -> Tensor:
+    """Return uint8 images ``(N, 1, H, W)`` at `image_size`, bilinear; anything else as it is."""
+    if image_size is None or samples.dim() == 2 or samples.shape[-1] == image_size:
+        return samples
+    chunks = samples.split(4096)
+    return torch.cat([image_ops.resize(c, [image_size, image_size]) for c in chunks])
+
+
+def to_unit_range(samples: Tensor) -> Tensor:
+    """Map uint8 images 0..255 to float32 in [-1, 1]; leave points as they are."""
+    return samples.float().div_(127.5).sub_(1.0) if samples.dtype == torch.uint8 else samples
+
+
+def to_saved_form(samples: Tensor) -> Tensor:
+    """Map float images in [-1, 1] to uint8 as a file would hold them; leave points as they are."""
+    if samples.dim() == 2:
+        return samples.float()
+    return samples.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class BatchOrder:
+    """Indices of real samples in batches: a fresh seeded permutation for every epoch.
+
+    The permutation follows from the seed and the epoch alone, so `epoch` and `offset` are all that a
+    checkpoint has to hold. A last batch that would be short is left out.
+
+    Raises:
+        DataError: if a batch is larger than the data set.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
+        if batch_size > num_samples:
+            raise DataError(f"batch_size {batch_size} is above the {num_samples} training samples")
+        self._num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
+        self.move_to(epoch=0, offset=0)
+
+    def move_to(self, epoch: int, offset: int) -> None:
+        """Go to a position that `epoch` and `offset` held before."""
+        self.epoch, self.offset = epoch, offset
+        source = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        self._permutation = torch.randperm(self._num_samples, generator=source)
+
+    def next(self) -> Tensor:
+        """Return the next ``(batch_size,)`` indices."""
+        if self.offset + self._batch_size > self._num_samples:
+            self.move_to(self.epoch + 1, 0)
+        start, self.offset = self.offset, self.offset + self._batch_size
+        return self._permutation[start : self.offset]
+
+
+def download(name: str, root: Path) -> None:
+    """Fetch the IDX files of MNIST or Fashion-MNIST into torchvision's folders under `root`.
+
+    Raises:
+        DataError: if they cannot be fetched.
+    """
+    if name not in _TORCHVISION_CLASS:
+        return
+    try:
+        _TORCHVISION_CLASS[name](root=str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{name} could not be downloaded into {root} ({reason})") from None
+
+
+def _ring() -> Dataset:
+    """Points on a circle with normal noise on both coordinates (seed document 'GANs with Flax')."""
+    source = torch.Generator().manual_seed(_SPLIT_SEED)
+    count = 2 * _RING_SAMPLES
+    angle = 2 * math.pi * torch.rand(count, generator=source)
+    circle = RING_RADIUS * torch.stack([angle.cos(), angle.sin()], dim=1)
+    points = circle + RING_NOISE * torch.randn(count, 2, generator=source)
+    return Dataset("circle", train=points[:_RING_SAMPLES], held_out=points[_RING_SAMPLES:])
+
+
+def _digits() -> Dataset:
+    """The 1,797 handwritten 8x8 digits that scikit-learn ships; their 17 grey levels become 256."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).div(16).mul(255).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(digits.target).long()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    held_out, train = order[:_DIGITS_HELD_OUT], order[_DIGITS_HELD_OUT:]
+    return Dataset("digits", images[train], images[held_out], labels[train], labels[held_out])
+
+
+def _idx_dataset(name: str, root: Path) -> Dataset:
+    folder = _find_idx_folder(name, root)
+    loader = _TORCHVISION_CLASS[name]
+    with tempfile.TemporaryDirectory(prefix="tune-gan-") as staged:
+        raw_folder = Path(staged) / loader.__name__ / "raw"
+        raw_folder.mkdir(parents=True)
+        for file_name in _IDX_FILES:
+            _stage(folder, file_name, raw_folder)
+        try:
+            train, held_out = loader(staged, train=True), loader(staged, train=False)
+        except (RuntimeError, ValueError, AssertionError, TypeError, KeyError, IndexError):
+            raise DataError(
+                f"a file of {name} in {folder} is truncated or no IDX file; "
+                "replace the four files or fetch them with --download"
+            ) from None
+    for part in (train, held_out):
+        if len(part.data) != len(part.targets) or part.data.shape[1:] != (28, 28):
+            raise DataError(f"{folder} holds no images of 28x28 with a label each: no {name}")
+    return Dataset(
+        name, train.data.unsqueeze(1), held_out.data.unsqueeze(1), train.targets, held_out.targets
+    )
+
+
+def _find_idx_folder(name: str, root: Path) -> Path:
+    for folder in (root / part for part in _IDX_FOLDERS[name]):
+        if all(_idx_file(folder, file_name) for file_name in _IDX_FILES):
+            return folder
+    expected = root / _IDX_FOLDERS[name][0] / f"{_IDX_FILES[0]}.gz"
+    raise DataError(
+        f"{name} is not under {root}: expected {expected} and its three companions; "
+        "put them there, name their folder with --data-root, or fetch them with --download"
+    )
+
+
+def _idx_file(folder: Path, file_name: str) -> Path | None:
+    candidates = (folder / file_name, folder / f"{file_name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _stage(folder: Path, file_name: str, raw_folder: Path) -> None:
+    """Lay a file, unpacked where it is compressed, where torchvision looks for it."""
+    source = _idx_file(folder, file_name)
+    assert source is not None
+    try:
+        if source.suffix == ".gz":
+            with gzip.open(source, "rb") as packed, (raw_folder / file_name).open("wb") as raw:
+                shutil.copyfileobj(packed, raw)
+        else:
+            (raw_folder / file_name).symlink_to(source)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{source} is truncated or cannot be read ({error}); "
+            "replace it or fetch the data set with --download"
+        ) from None

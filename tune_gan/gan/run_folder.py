@@ -1,0 +1,190 @@
+"""Train one configuration into a folder of its own: what ``tune-gan train`` runs."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from tune_gan.config import GanConfig
+from tune_gan.errors import RunFolderError
+from tune_gan.gan.checkpoint import Progress, load_best_generator, read_progress
+from tune_gan.gan.models import build_networks
+from tune_gan.gan.pictures import picture, picture_tensor
+from tune_gan.gan.training import Report, ReportState, generate, iterate
+from tune_gan.metrics.score import score_latents
+
+_NUM_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended, as `result.json` holds it.
+
+    Attributes:
+        state: ``completed`` or ``diverged``.
+        cause: Why it diverged, else empty.
+        best_fid_proxy: Lowest score.
+        best_iteration: Iteration at which it was reached.
+        fid_proxy: Score of the last report.
+        iteration: Iteration of the last report.
+        time_s: Wall time of training and scoring, in seconds.
+    """
+
+    state: str
+    cause: str
+    best_fid_proxy: float
+    best_iteration: int
+    fid_proxy: float
+    iteration: int
+    time_s: float
+
+
+def train(
+    config: GanConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_report: Callable[[Report], None] | None = None,
+) -> TrainingResult:
+    """Train one configuration and write all about it into a folder.
+
+    Written are ``config.yaml`` first; at every report a line of ``metrics.jsonl``, TensorBoard scalars
+    and a grid of samples, and ``checkpoint/``; at the end ``samples.png``, from the best generator,
+    and ``result.json`` last.
+
+    Args:
+        config: What to train.
+        out: The folder.
+        resume: Go on in a folder from its checkpoint, instead of starting in a new one.
+        on_report: Called with every report.
+
+    Returns:
+        How the training ended.
+
+    Raises:
+        RunFolderError: if the folder exists (without `resume`) or cannot be written.
+        DataError: if the data set cannot be loaded.
+        CheckpointError: if the checkpoint to go on from is damaged or of another configuration.
+    """
+    folder = out.absolute()
+    checkpoint = folder / "checkpoint"
+    if resume:
+        _require_unfinished(folder)
+    else:
+        _start_folder(folder, config)
+    resumed_at = _forget_later_reports(folder) if checkpoint.is_dir() else 0
+    latents = score_latents(config.latent_dim)[:_NUM_SAMPLES]
+    state, cause = ReportState.COMPLETED, ""
+    with SummaryWriter(str(folder), purge_step=resumed_at + 1) as writer:
+        for report in iterate(config, checkpoint if resumed_at else None):
+            _append_line(folder / "metrics.jsonl", _json_line(report.metrics))
+            _write_events(writer, report, generate(report.training.generator, latents))
+            report.training.save(checkpoint)
+            state, cause = report.state, report.cause
+            if on_report:
+                on_report(report)
+    save_best_samples(checkpoint, folder / "samples.png")
+    result = _result(read_progress(checkpoint), state, cause)
+    _write_whole(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+    return result
+
+
+def save_best_samples(checkpoint: Path, path: Path) -> None:
+    """Draw 64 samples of a checkpoint's best generator, always from the same latents, into a PNG.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+    """
+    config, weights = load_best_generator(checkpoint)
+    generator, _ = build_networks(config)
+    generator.load_state_dict(weights)
+    picture(generate(generator, score_latents(config.latent_dim)[:_NUM_SAMPLES])).save(path)
+
+
+def default_folder(config: GanConfig) -> Path:
+    """Return ``runs/ARCHITECTURE-DATASET-DATE-TIME``, by the local clock."""
+    now = datetime.now().astimezone()
+    return Path("runs") / f"{config.architecture}-{config.dataset}-{now:%Y%m%d-%H%M%S}"
+
+
+def _start_folder(folder: Path, config: GanConfig) -> None:
+    try:
+        folder.mkdir(parents=True)
+        _write_whole(folder / "config.yaml", config.to_yaml())
+    except FileExistsError:
+        raise RunFolderError(
+            f"{folder} exists already; name another with --out, or go on in it with --resume"
+        ) from None
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror})") from None
+
+
+def _require_unfinished(folder: Path) -> None:
+    if (folder / "result.json").is_file():
+        raise RunFolderError(f"{folder} is complete; there is nothing to resume")
+
+
+def _forget_later_reports(folder: Path) -> int:
+    """Cut `metrics.jsonl` back to the checkpoint, whose iteration is returned.
+
+    A run that was killed between a report and its checkpoint makes that report again.
+    """
+    iteration = read_progress(folder / "checkpoint").iteration
+    path = folder / "metrics.jsonl"
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            break
+    _write_whole(path, "".join(kept))
+    return iteration
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _json_line(metrics: dict[str, float]) -> str:
+    """Return a report as one line of JSON, which has no word for NaN: a loss that is none is null."""
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps(finite)
+
+
+def _write_events(writer: SummaryWriter, report: Report, samples: Tensor) -> None:
+    iteration = int(report.metrics["iteration"])
+    for name, value in report.metrics.items():
+        if name != "iteration":
+            writer.add_scalar(name, value, iteration)
+    writer.add_image("samples", picture_tensor(samples), iteration)
+    writer.flush()
+
+
+def _result(progress: Progress, state: ReportState, cause: str) -> TrainingResult:
+    best_iteration, best = min(progress.history, key=lambda entry: entry[1])
+    return TrainingResult(
+        state=state.value,
+        cause=cause,
+        best_fid_proxy=best,
+        best_iteration=best_iteration,
+        fid_proxy=progress.history[-1][1],
+        iteration=progress.iteration,
+        time_s=progress.time_s,
+    )

@@ -1,0 +1,265 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tune_gan.config import GanConfig
+from tune_gan.gan.checkpoint import TrainingState
+from tune_gan.gan.data import (
+    RING_NOISE,
+    RING_RADIUS,
+    BatchOrder,
+    data_root,
+    load_dataset,
+    resize,
+    to_saved_form,
+    to_unit_range,
+)
+from tune_gan.gan.losses import discriminator_loss, discriminator_output, generator_loss
+from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.metrics.classifier import load_classifier
+from tune_gan.metrics.fourier import fourier_features
+from tune_gan.metrics.ring import ring_measures
+from tune_gan.metrics.score import Scorer, image_features, score_latents
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+}
+
+
+class ReportState(StrEnum):
+    """What a report says of its run."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run tells every `report_every` iterations.
+
+    Attributes:
+        metrics: ``iteration``; ``gen_loss, disc_loss, disc_real, disc_fake``, means since the last
+            report; ``fid_proxy, best_fid_proxy, coverage`` and, on the ring, ``radial_error,
+            sector_coverage``, never NaN; ``samples_per_s``, real samples a second of training,
+            scoring not counted; ``time_s``, wall seconds of the run.
+        state: Whether the run goes on, is complete or has diverged.
+        cause: Why it diverged, else empty.
+        training: The state to save; it changes as the run goes on.
+    """
+
+    metrics: dict[str, float]
+    state: ReportState
+    cause: str
+    training: TrainingState
+
+
+def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Report]:
+    """Train one GAN, reporting as it goes; the caller may stop at any report.
+
+    The same configuration gives the same numbers on the same machine, alone, in a sweep, and after a
+    stop and a resume. It seeds torch's global random numbers and sets its thread count.
+
+    Args:
+        config: What to train.
+        checkpoint: Folder of a checkpoint of this configuration to go on from.
+
+    Raises:
+        DataError: if the data set cannot be loaded or is smaller than a batch.
+        CheckpointError: if the checkpoint is damaged or of another configuration.
+    """
+    # Seed everything.
+    device = choose_device(config.device)
+    torch.set_num_threads(config.num_threads)
+    torch.manual_seed(config.seed)
+
+    # Load the data and what scores samples.
+    native = load_dataset(config.dataset, data_root(config.data_root))
+    real_samples = resize(native.train, config.image_size).to(device)
+    scorer = load_scorer(config.dataset, data_root(config.data_root))
+    fixed_latents = score_latents(config.latent_dim)
+
+    # Build the networks and their optimizers, or take them up where they were left.
+    training = _start(config, len(real_samples), device)
+    if checkpoint is not None:
+        training.load(checkpoint)
+    generator, discriminator = training.generator, training.discriminator
+
+    totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
+    while training.iteration < config.num_iterations:
+        # Train the discriminator, each step on fresh real and generated samples.
+        for _ in range(config.disc_steps):
+            real = to_unit_range(real_samples[training.batches.next().to(device)])
+            with _autocast(config, device):
+                with torch.no_grad():
+                    fake = generator(_draw_latents(config, training))
+                real_logits, fake_logits = discriminator(real), discriminator(fake)
+            real_logits, fake_logits = real_logits.float(), fake_logits.float()
+            disc_loss = discriminator_loss(
+                config.loss, real_logits, fake_logits, config.label_smoothing
+            )
+            training.disc_optimizer.zero_grad()
+            disc_loss.backward()
+            training.disc_optimizer.step()
+            outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
+            totals[1:] += torch.stack([disc_loss, *outputs]).detach()
+
+        # Train the generator against the frozen discriminator, its dropout off.
+        with _frozen(discriminator), _autocast(config, device):
+            logits = discriminator(generator(_draw_latents(config, training)))
+            gen_loss = generator_loss(config.loss, logits.float())
+        training.gen_optimizer.zero_grad()
+        gen_loss.backward()
+        training.gen_optimizer.step()
+        totals[0] += gen_loss.detach()
+
+        # Go on until a report is due.
+        training.iteration += 1
+        steps_since += 1
+        done = training.iteration == config.num_iterations
+        if training.iteration % config.report_every and not done:
+            continue
+
+        # Read the sums from the device, once, and score the generator.
+        means = _means(totals, steps_since, config.disc_steps)
+        trained_s = time.perf_counter() - started
+        samples = generate(generator, fixed_latents)
+        cause = _divergence(means, generator, samples)
+        scores = scorer.worst() if cause else scorer.score(samples)
+        training.record_score(scores["fid_proxy"])
+        training.time_s += time.perf_counter() - started
+
+        # Report.
+        metrics = {
+            "iteration": training.iteration,
+            **means,
+            **scores,
+            "best_fid_proxy": training.best_score,
+            "samples_per_s": steps_since * config.disc_steps * config.batch_size / trained_s,
+            "time_s": training.time_s,
+        }
+        state = ReportState.COMPLETED if done else ReportState.RUNNING
+        yield Report(metrics, ReportState.DIVERGED if cause else state, cause, training)
+        if cause:
+            return
+        totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
+
+
+def generate(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Generate samples as they would be saved: uint8 images ``(N, 1, H, W)`` or points ``(N, 2)``.
+
+    Args:
+        generator: Put into evaluation mode for it, and back.
+        latents: ``(N, latent_dim)``, on any device; the samples come back on the CPU.
+    """
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    with torch.inference_mode():
+        chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
+    generator.train(was_training)
+    return torch.cat(chunks)
+
+
+@lru_cache(maxsize=1)
+def load_scorer(dataset: str, root: Path) -> Scorer:
+    """Return the score of a data set, its feature network trained now if it is not in the cache.
+
+    Args:
+        dataset: The data set's name.
+        root: Where its files lie, for MNIST and Fashion-MNIST.
+
+    Raises:
+        DataError: if the data set cannot be loaded.
+    """
+    native = load_dataset(dataset, root)
+    if native.train_labels is None:
+        return Scorer(
+            fourier_features,
+            native.held_out,
+            lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
+        )
+    network = load_classifier(dataset, native.train, native.train_labels)
+    return Scorer(image_features(network), native.held_out)
+
+
+def _start(config: GanConfig, num_samples: int, device: torch.device) -> TrainingState:
+    generator, discriminator = (network.to(device) for network in build_networks(config))
+    return TrainingState(
+        config=config,
+        generator=generator,
+        discriminator=discriminator,
+        gen_optimizer=_optimizer(config, generator, config.gen_lr),
+        disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
+        batches=BatchOrder(num_samples, config.batch_size, config.seed),
+        latent_source=torch.Generator(device).manual_seed(config.seed),
+    )
+
+
+def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    parameters = network.parameters()
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=config.beta1)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1
+        )
+    fused = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
+    betas = (config.beta1, config.beta2)
+    return _OPTIMIZERS[config.optimizer](parameters, lr=learning_rate, betas=betas, **fused)
+
+
+def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:
+    source = training.latent_source
+    return torch.randn(config.batch_size, config.latent_dim, generator=source, device=source.device)
+
+
+def _autocast(config: GanConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def _frozen(discriminator: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the discriminator and drop none of its units; batch norm is as ever."""
+    dropouts = [module for module in discriminator.modules() if isinstance(module, nn.Dropout)]
+    discriminator.requires_grad_(False)
+    for dropout in dropouts:
+        dropout.eval()
+    try:
+        yield
+    finally:
+        discriminator.requires_grad_(True)
+        for dropout in dropouts:
+            dropout.train()
+
+
+def _means(totals: Tensor, steps: int, disc_steps: int) -> dict[str, float]:
+    gen_loss, disc_loss, disc_real, disc_fake = totals.tolist()
+    return {
+        "gen_loss": gen_loss / steps,
+        "disc_loss": disc_loss / (steps * disc_steps),
+        "disc_real": disc_real / (steps * disc_steps),
+        "disc_fake": disc_fake / (steps * disc_steps),
+    }
+
+
+def _divergence(means: dict[str, float], generator: nn.Module, samples: Tensor) -> str:
+    """Say what is not finite, or nothing."""
+    broken = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
+    if not all(bool(weight.isfinite().all()) for weight in generator.state_dict().values()):
+        broken.append("a weight of the generator is not finite")
+    if not bool(samples.isfinite().all()):
+        broken.append("a generated sample is not finite")
+    return ", ".join(broken)

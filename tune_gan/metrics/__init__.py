@@ -1,0 +1,1 @@
+"""The score: features, Fréchet distance and coverage. Knows torch only, and takes tensors."""

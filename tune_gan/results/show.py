@@ -1,0 +1,118 @@
+"""Show a ranking: as a table on a console, as JSON, as a YAML configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tune_gan.results.load import load_results, trial_config
+from tune_gan.results.ranking import best_trial, gain_over_default, rank, searched_fields
+
+_WIDTH_OF_A_FILE = 240
+
+
+def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
+    """Return a table of ranked trials.
+
+    Args:
+        ranked: What `tune_gan.results.ranking.rank` returns.
+        top: How many rows to show; by default all.
+    """
+    fields = searched_fields(ranked)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("rank", "trial"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("best fid_proxy", "at iteration", "last fid_proxy", "iteration", *fields):
+        table.add_column(heading, justify="right")
+    table.add_column("cause")
+    columns = ["rank", "trial", "state", "best_fid_proxy", "best_iteration", "fid_proxy"]
+    for _, row in ranked.head(top or len(ranked)).iterrows():
+        cells = [row[column] for column in [*columns, "iteration", *fields, "cause"]]
+        table.add_row(*(Text(_cell(cell)) for cell in cells))
+    return table
+
+
+def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return ranked trials as JSON takes them, best first; what is missing is None.
+
+    Returns:
+        For each trial ``rank, trial, state, cause, best_fid_proxy, best_iteration, fid_proxy,
+        iteration`` and its searched fields under ``config``.
+    """
+    fields = searched_fields(ranked)
+    records = []
+    for _, row in ranked.iterrows():
+        record = {column: _json(row[column]) for column in ranked.columns if column not in fields}
+        records.append({**record, "config": {field: _json(row[field]) for field in fields}})
+    return records
+
+
+def best_yaml(run: Path) -> str:
+    """Return the best trial's whole configuration as YAML that ``tune-gan train --config`` takes.
+
+    Raises:
+        RunFolderError: if the folder is no run folder.
+        SweepFailedError: if no trial is ranked.
+    """
+    ranked = rank(load_results(run))
+    best = best_trial(ranked)
+    values = {field: _json(best[field]) for field in searched_fields(ranked)}
+    heading = (
+        f"# trial {best['trial']} of {run.absolute().name}: best fid_proxy "
+        f"{best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}\n"
+    )
+    return heading + trial_config(run, values).to_yaml()
+
+
+def gain_line(ranked: pd.DataFrame) -> str:
+    """Say in a line how much the best trial gained over the default configuration."""
+    best = best_trial(ranked)
+    if best["trial"] == 0:
+        return "the default configuration (trial 0) is the best"
+    gain = gain_over_default(ranked)
+    if gain is None:
+        return "the default configuration (trial 0) has no score to compare with"
+    return (
+        f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
+        f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, by one seed each"
+    )
+
+
+def print_ranking(ranked: pd.DataFrame, as_json: bool, top: int | None = None) -> None:
+    """Print ranked trials on the standard output.
+
+    Args:
+        ranked: What `tune_gan.results.ranking.rank` returns.
+        as_json: As a JSON list of all trials, instead of a table.
+        top: How many rows the table shows; by default all.
+    """
+    if as_json:
+        print(json.dumps(ranking_records(ranked), indent=2))
+    elif ranked.empty:
+        _table_console().print("no trial has been written down yet")
+    else:
+        _table_console().print(ranking_table(ranked, top))
+
+
+def _table_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+
+
+def _cell(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _json(value: Any) -> Any:
+    """Return a cell as Python has it: NumPy's numbers as numbers, what is missing as None."""
+    if value is None or pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,49 @@
+"""What a sweep leaves behind and says at its end."""
+
+import shlex
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from tune_gan.gan.run_folder import save_best_samples
+from tune_gan.results.load import load_results, trial_folder
+from tune_gan.results.ranking import best_trial, rank
+from tune_gan.results.show import best_yaml, gain_line, print_ranking
+
+_SHOWN_TRIALS = 10
+
+
+def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
+    """Write ``best.yaml`` and ``best_samples.png`` of the best trial, and print the ranking.
+
+    Args:
+        folder: The run folder.
+        num_trials: Trials that the sweep was to run.
+        as_json: Print the ranking as JSON and nothing else.
+
+    Returns:
+        Whether all trials have ended.
+
+    Raises:
+        SweepFailedError: if no trial is ranked.
+    """
+    ranked = rank(load_results(folder))
+    print_ranking(ranked, as_json, top=_SHOWN_TRIALS)
+    best = best_trial(ranked)
+    (folder / "best.yaml").write_text(best_yaml(folder), encoding="utf-8")
+    checkpoint = max(trial_folder(folder, int(best["trial"])).glob("checkpoint_*"))
+    save_best_samples(checkpoint, folder / "best_samples.png")
+    if not as_json:
+        _print_next_steps(folder, ranked)
+    ended = ~ranked["state"].isin(["running", "pending"])
+    return int(ended.sum()) >= num_trials
+
+
+def _print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    config = shlex.quote(str(folder / "best.yaml"))
+    console.print(f"\n{gain_line(ranked)}")
+    console.print(f"samples of the best: {folder / 'best_samples.png'}")
+    console.print(f"train with it:       tune-gan train --config {config}")
+    console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")

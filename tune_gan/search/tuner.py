@@ -1,0 +1,208 @@
+"""Run a sweep on Ray Tune."""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from rich.console import Console
+
+from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.gan.data import data_root
+from tune_gan.gan.training import load_scorer
+from tune_gan.search.progress import SweepProgress, trial_number
+from tune_gan.search.searcher import METRIC, StudySearcher
+from tune_gan.search.spec import SweepSpec
+from tune_gan.search.trainable import train_trial
+
+_RECORDED_PACKAGES = ("tune-gan", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
+
+
+def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None = None) -> Path:
+    """Run a sweep to its end, on the Ray that runs already, or that RAY_ADDRESS names, or a new one.
+
+    Args:
+        spec: What to search.
+        out: The run folder, which must not exist yet; by default ``runs/NAME-DATE-TIME``.
+        console: Where to show progress; by default the standard error.
+
+    Returns:
+        The run folder. `tune_gan.load_results` reads it, also while the sweep runs.
+
+    Raises:
+        ConfigError: if the resources exceed those of the machine or cluster.
+        DataError: if the data set cannot be loaded.
+        RunFolderError: if the folder exists already or cannot be written.
+    """
+    console = console or Console(stderr=True)
+    folder = (out or default_run_folder(spec)).absolute()
+    spec = resolve(spec)
+    _require_new(folder)
+    # Load the data and train the feature network here, once, before every trial needs them.
+    console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
+    load_scorer(spec.gan.dataset, data_root(spec.gan.data_root))
+    started_ray = _start_ray()
+    try:
+        workers = num_workers(spec, ray.cluster_resources())
+        _write_head(folder, spec)
+        console.print(
+            f"sweep {spec.name}: {spec.num_trials} trials, {workers} at a time, in {folder}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        _fit(spec, folder, workers, console)
+    finally:
+        if started_ray:
+            ray.shutdown()
+    return folder
+
+
+def resolve(spec: SweepSpec) -> SweepSpec:
+    """Write into a sweep what follows from where it runs: the data's folder, a thread for each CPU."""
+    changes: dict[str, Any] = {"num_threads": spec.resources.cpus}
+    if spec.gan.dataset in ("mnist", "fashion_mnist"):
+        changes["data_root"] = str(data_root(spec.gan.data_root))
+    return spec.model_copy(update={"gan": spec.gan.model_copy(update=changes)})
+
+
+def default_run_folder(spec: SweepSpec) -> Path:
+    """Return ``runs/NAME-DATE-TIME``, by the local clock."""
+    return Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+
+
+def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
+    """Return how many trials run at a time on the resources of a machine or cluster.
+
+    Args:
+        spec: The sweep.
+        available: ``CPU`` and ``GPU`` counts, as ``ray.cluster_resources()`` gives them.
+
+    Raises:
+        ConfigError: if not even one trial fits.
+    """
+    limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus)]
+    if spec.resources.gpus:
+        limits.append(int(available.get("GPU", 0) / spec.resources.gpus))
+    if spec.resources.max_concurrent_trials:
+        limits.append(spec.resources.max_concurrent_trials)
+    if min(limits) < 1:
+        raise ConfigError(
+            f"resources: a trial takes cpus {spec.resources.cpus} and gpus {spec.resources.gpus:g}, "
+            f"but there are {available.get('CPU', 0):g} and {available.get('GPU', 0):g}; "
+            "lower them with --set resources.cpus=1 --set resources.gpus=0"
+        )
+    return min(limits)
+
+
+def _fit(spec: SweepSpec, folder: Path, workers: int, console: Console) -> None:
+    # The console shows what happens; Tune's own tables, tips and list of failed trials are switched off.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    searcher = StudySearcher(spec, folder)
+    trainable = tune.with_parameters(train_trial, gan=spec.gan.model_dump())
+    resources = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            search_alg=searcher,
+            scheduler=_scheduler(spec),
+            num_samples=spec.num_trials,
+            max_concurrent_trials=workers,
+            # Without this every trial starts a process and imports torch again.
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            callbacks=[SweepProgress(spec, console)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        searcher.close()
+
+
+def _scheduler(spec: SweepSpec) -> TrialScheduler:
+    """Return ASHA (Li et al. 2018, https://arxiv.org/abs/1810.05934) counting reports, or none."""
+    if spec.scheduler.name == "none":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="training_iteration",
+        # One more than there are, so that a trial ends by itself and not at the scheduler's word.
+        max_t=spec.gan.num_reports + 1,
+        grace_period=spec.grace_period,
+        reduction_factor=spec.scheduler.reduction_factor,
+    )
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"trial_{int(trial_number(trial)):05d}"
+
+
+def _start_ray() -> bool:
+    """Connect to Ray or start it; return whether it was not there before."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without this a path in a configuration would be relative to the folder of its trial.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return True
+
+
+def _require_new(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunFolderError(f"{folder} exists already; name another folder with --out") from None
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be made ({error.strerror})") from None
+
+
+def _write_head(folder: Path, spec: SweepSpec) -> None:
+    """Write what the sweep is and where it ran, before its first trial."""
+    (folder / "sweep.yaml").write_text(spec.to_yaml(), encoding="utf-8")
+    environment = {
+        "command": shlex.join(sys.argv),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")},
+        "packages": {name: version(name) for name in _RECORDED_PACKAGES},
+        "git_revision": _git_revision(),
+    }
+    text = json.dumps(environment, indent=2)
+    (folder / "environment.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _git_revision() -> str | None:
+    """Return the revision of the checkout that this package runs from, if it does."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.stdout.strip()

@@ -1,0 +1,178 @@
+"""What `GanConfig` and `SweepSpec` share: strict frozen models, one-line errors, safe YAML 1.2."""
+
+import difflib
+import io
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tune_gan.errors import ConfigError
+
+_LARGEST_YAML_BYTES = 1_000_000
+
+
+class Settings(BaseModel):
+    """A frozen model that refuses unknown fields and converts nothing silently.
+
+    Raises:
+        ConfigError: where a value does not fit, as one line that names the field, the value given,
+            what is valid and, for a misspelt field, the nearest valid name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error, type(self))) from None
+
+    @classmethod
+    def parse(cls, values: object) -> Self:
+        """Build from what a YAML or JSON file holds: a mapping of field names to values."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"expected a mapping of fields to values, got {_short(values)}")
+        return cls(**{str(name): value for name, value in values.items()})
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read a YAML file that `to_yaml` or a person wrote."""
+        try:
+            return cls.parse(read_yaml(path))
+        except ConfigError as error:
+            raise ConfigError(_with_path(path, str(error))) from None
+
+    def to_yaml(self) -> str:
+        """Return the YAML text that `from_yaml` reads back as an equal object."""
+        return write_yaml(self.model_dump(mode="json"))
+
+    @classmethod
+    def valid_values(cls, field: str) -> str:
+        """Say in words what the field takes, e.g. ``a number above 0 and at most 1``."""
+        schema = cls.model_json_schema()["properties"].get(field, {})
+        return _describe_schema(schema)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML 1.2 file with the safe loader: no tags, no repeated keys, ``1e-4`` is a number.
+
+    Raises:
+        ConfigError: if the file is missing, over 1 MB, or no valid YAML.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_YAML_BYTES:
+            raise ConfigError(f"{path}: larger than the 1 MB that a configuration may be")
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is no UTF-8 text") from None
+    except ConfigError as error:
+        raise ConfigError(_with_path(path, str(error))) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML 1.2 text, or a single value as a flag gives it, by the rules of `read_yaml`."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}is no valid YAML ({' '.join(str(problem).split())})") from None
+
+
+def write_yaml(values: object) -> str:
+    """Return block-style YAML of plain values, short lists on one line."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 10_000
+    text = io.StringIO()
+    yaml.dump(values, text)
+    return text.getvalue()
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Return `` did you mean X?`` for the valid name nearest to a misspelt one, else nothing."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f" did you mean {close[0]}?" if close else ""
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    return "; ".join(_describe_error(dict(detail), model) for detail in error.errors())
+
+
+def _describe_error(detail: dict[str, Any], model: type[BaseModel]) -> str:
+    location = detail["loc"]
+    path = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        valid = list(_model_at(model, location[:-1]).model_fields)
+        hint = nearest(str(location[-1]), valid) or f" valid: {', '.join(valid)}"
+        return f"{path}: unknown field (given {_short(detail['input'])});{hint}"
+    if detail["type"] == "missing":
+        return f"{path}: is missing"
+    if detail["type"] in ("value_error", "assertion_error"):
+        message = str(detail["ctx"]["error"])
+        return f"{path}: {message}" if path else message
+    owner, field = _model_at(model, location[:1]), str(location[-1])
+    if field not in owner.model_fields:
+        owner, field = model, str(location[0])
+    schema = owner.model_json_schema()
+    valid_text = _describe_schema(schema["properties"][field], schema.get("$defs", {}))
+    return f"{path}: {_short(detail['input'])} is not valid; give {valid_text}"
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not inner:
+            return model
+        model = inner[0]
+    return model
+
+
+def _describe_schema(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return _describe_schema((definitions or {}).get(name, {}), definitions)
+    if "anyOf" in schema:
+        return " or ".join(_describe_schema(option, definitions) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return f"one of {', '.join(map(str, values))}"
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _describe_bounds(schema)
+    if kind == "array":
+        return f"a list, each entry {_describe_schema(schema.get('items', {}), definitions)}"
+    if kind == "string":
+        return f"text of the form {schema['pattern']}" if "pattern" in schema else "text"
+    return {"null": "null", "boolean": "true or false", "object": "a mapping"}.get(
+        str(kind), "another value"
+    )
+
+
+def _describe_bounds(schema: Mapping[str, Any]) -> str:
+    words = {
+        "exclusiveMinimum": "above",
+        "minimum": "at least",
+        "exclusiveMaximum": "below",
+        "maximum": "at most",
+    }
+    bounds = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value).replace("\n", " ")
+
+
+def _with_path(path: Path, message: str) -> str:
+    return message if message.startswith(str(path)) else f"{path}: {message}"
