@@ -104,7 +104,7 @@ class GanConfig(Settings):
     gen_lr: LearningRate = Field(2e-4, description="Learning rate of the generator.")
     disc_lr: LearningRate = Field(2e-4, description="Learning rate of the discriminator.")
     beta1: float = Field(
-        0.9, ge=0, lt=1, description="Decay of the first moment (momentum of rmsprop and sgd)."
+        0.5, ge=0, lt=1, description="Decay of the first moment (momentum of rmsprop and sgd)."
     )
     beta2: float = Field(
         0.999, ge=0, lt=1, description="Decay of the second moment (alpha of rmsprop; not in sgd)."

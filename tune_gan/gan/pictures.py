@@ -3,10 +3,10 @@
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.v2 import functional as image_ops
 from torchvision.utils import make_grid
 
-_SMALLEST_SIDE = 640
-_PLOT_SIDE = 640
+_SIDE = 640
 _PLOT_REACH = 1.6
 
 
@@ -14,7 +14,7 @@ def picture(samples: Tensor) -> Image.Image:
     """Draw samples in the form they are saved in.
 
     Args:
-        samples: uint8 images ``(N, 1, H, W)``, laid out as a square grid and enlarged pixel by pixel
+        samples: uint8 images ``(N, 1, H, W)``, laid out as a square grid and enlarged, bicubic,
             to some 640 pixels, or points ``(N, 2)``, drawn where they lie within 1.6 of the origin.
     """
     return _scatter(samples) if samples.dim() == 2 else _grid(samples)
@@ -29,17 +29,20 @@ def picture_tensor(samples: Tensor) -> Tensor:
 
 def _grid(images: Tensor) -> Image.Image:
     per_row = max(1, round(len(images) ** 0.5))
-    grid = make_grid(images, nrow=per_row, padding=1, pad_value=64)[0]
-    image = Image.fromarray(grid.numpy(), mode=None)
-    scale = max(1, -(-_SMALLEST_SIDE // max(image.size)))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    height, width = images.shape[-2:]
+    scale = max(1, round(_SIDE / (per_row * width)))
+    larger = image_ops.resize(
+        images, [scale * height, scale * width], image_ops.InterpolationMode.BICUBIC
+    )
+    grid = make_grid(larger, nrow=per_row, padding=4, pad_value=64)[0]
+    return Image.fromarray(grid.numpy())
 
 
 def _scatter(points: Tensor) -> Image.Image:
-    image = Image.new("L", (_PLOT_SIDE, _PLOT_SIDE), 255)
+    image = Image.new("L", (_SIDE, _SIDE), 255)
     draw = ImageDraw.Draw(image)
     for x, y in points.tolist():
-        column = (x / _PLOT_REACH + 1) / 2 * _PLOT_SIDE
-        row = (1 - y / _PLOT_REACH) / 2 * _PLOT_SIDE
+        column = (x / _PLOT_REACH + 1) / 2 * _SIDE
+        row = (1 - y / _PLOT_REACH) / 2 * _SIDE
         draw.ellipse((column - 1.5, row - 1.5, column + 1.5, row + 1.5), fill=0)
     return image

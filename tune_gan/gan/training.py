@@ -80,18 +80,17 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         DataError: if the data set cannot be loaded or is smaller than a batch.
         CheckpointError: if the checkpoint is damaged or of another configuration.
     """
-    # Seed everything.
+    # Load the data and what scores samples.
     device = choose_device(config.device)
     torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-
-    # Load the data and what scores samples.
     native = load_dataset(config.dataset, data_root(config.data_root))
     real_samples = resize(native.train, config.image_size).to(device)
-    scorer = load_scorer(config.dataset, data_root(config.data_root))
+    scorer = load_scorer(config.dataset, data_root(config.data_root), config.image_size)
     fixed_latents = score_latents(config.latent_dim)
 
-    # Build the networks and their optimizers, or take them up where they were left.
+    # Build the networks and their optimizers, or take them up where they were left. The seed is set
+    # here, after everything that a worker does only once.
+    torch.manual_seed(config.seed)
     training = _start(config, len(real_samples), device)
     if checkpoint is not None:
         training.load(checkpoint)
@@ -174,12 +173,16 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def load_scorer(dataset: str, root: Path) -> Scorer:
+def load_scorer(dataset: str, root: Path, image_size: int | None) -> Scorer:
     """Return the score of a data set, its feature network trained now if it is not in the cache.
+
+    The feature network sees images at the data set's own size. Real images go through `image_size`
+    and back as generated ones do, so that what resizing takes away is missing on both sides.
 
     Args:
         dataset: The data set's name.
         root: Where its files lie, for MNIST and Fashion-MNIST.
+        image_size: Height and width of the images to score; None for points.
 
     Raises:
         DataError: if the data set cannot be loaded.
@@ -192,7 +195,7 @@ def load_scorer(dataset: str, root: Path) -> Scorer:
             lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
         )
     network = load_classifier(dataset, native.train, native.train_labels)
-    return Scorer(image_features(network), native.held_out)
+    return Scorer(image_features(network), resize(native.held_out, image_size))
 
 
 def _start(config: GanConfig, num_samples: int, device: torch.device) -> TrainingState:

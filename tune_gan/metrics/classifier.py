@@ -77,7 +77,9 @@ def load_classifier(name: str, images: Tensor, labels: Tensor) -> LeNet:
         images: Training images, uint8 ``(N, 1, H, W)``.
         labels: Their classes, int64 ``(N,)``.
     """
-    network = LeNet(images.shape[-1], int(labels.max()) + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        network = LeNet(images.shape[-1], int(labels.max()) + 1)
     path = _cache_path(name, images, labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -127,9 +129,6 @@ def _train(network: LeNet, images: Tensor, labels: Tensor) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    module.reset_parameters()
             _descend(network, images, labels)
     finally:
         torch.set_num_threads(num_threads)

@@ -53,7 +53,7 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
     _require_new(folder)
     # Load the data and train the feature network here, once, before every trial needs them.
     console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
-    load_scorer(spec.gan.dataset, data_root(spec.gan.data_root))
+    load_scorer(spec.gan.dataset, data_root(spec.gan.data_root), spec.gan.image_size)
     started_ray = _start_ray()
     try:
         workers = num_workers(spec, ray.cluster_resources())
@@ -109,7 +109,7 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
 
 
 def _fit(spec: SweepSpec, folder: Path, workers: int, console: Console) -> None:
-    # The console shows what happens; Tune's own tables, tips and list of failed trials are switched off.
+    # The console shows what happens; Tune's own tables, tips and lists are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

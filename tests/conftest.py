@@ -1,0 +1,57 @@
+"""What several test modules share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tune_gan.config import GanConfig
+
+TINY_RING = GanConfig(
+    dataset="circle",
+    gen_hidden=(16,),
+    disc_hidden=(16,),
+    latent_dim=2,
+    batch_size=32,
+    num_iterations=6,
+    report_every=2,
+)
+
+# The data folder of the machine; tests see it through `mnist_root` and `fashion_root` alone.
+_DATA_ROOT = os.environ.pop("TUNE_GAN_DATA", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the feature networks of the tests out of the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def tiny_ring() -> GanConfig:
+    """A ring GAN that trains in milliseconds."""
+    return TINY_RING
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> str:
+    """The folder with the real MNIST files."""
+    return _root_of("mnist")
+
+
+@pytest.fixture(scope="session")
+def fashion_root() -> str:
+    """The folder with the real Fashion-MNIST files."""
+    return _root_of("fashion-mnist")
+
+
+def _root_of(folder: str) -> str:
+    if _DATA_ROOT is None:
+        pytest.skip(f"TUNE_GAN_DATA is not set; it names the folder that holds {folder}/")
+    if not (Path(_DATA_ROOT) / folder / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip(f"{_DATA_ROOT}/{folder} does not hold the IDX files")
+    return str(Path(_DATA_ROOT).absolute())

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tune_gan import train
+from tune_gan.config import GanConfig
+from tune_gan.errors import RunFolderError
+from tune_gan.gan.training import Report
+
+
+def _lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_writes_its_folder(tiny_ring: GanConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "a 'run'"
+    result = train(tiny_ring, folder)
+    assert GanConfig.from_yaml(folder / "config.yaml") == tiny_ring
+    lines = _lines(folder)
+    assert [line["iteration"] for line in lines] == [2, 4, 6]
+    assert result.state == "completed"
+    assert result.best_fid_proxy == lines[-1]["best_fid_proxy"]
+    assert lines[result.best_iteration // 2 - 1]["fid_proxy"] == result.best_fid_proxy
+    assert json.loads((folder / "result.json").read_text())["iteration"] == 6
+    with Image.open(folder / "samples.png") as picture:
+        assert min(picture.size) >= 600
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"gen_loss", "disc_loss", "fid_proxy"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("samples")] == [2, 4, 6]
+
+
+def test_a_training_does_not_write_into_a_folder_that_exists(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(RunFolderError, match="exists already"):
+        train(tiny_ring, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    def interrupt(report: Report) -> None:
+        if report.metrics["iteration"] == 4:
+            raise KeyboardInterrupt
+
+    train(tiny_ring, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_ring, tmp_path / "stopped", on_report=interrupt)
+    # A report of which no checkpoint was written, and one that was cut.
+    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 6, "fid_proxy": 0.0}\n{"iterat')
+    resumed = train(tiny_ring, tmp_path / "stopped", resume=True)
+    assert resumed.iteration == 6
+    for one, other in zip(_lines(tmp_path / "whole"), _lines(tmp_path / "stopped"), strict=True):
+        assert all(one[name] == other[name] for name in one if name not in ("samples_per_s", "time_s"))
+    samples = [(tmp_path / name / "samples.png").read_bytes() for name in ("whole", "stopped")]
+    assert samples[0] == samples[1]
+
+
+def test_a_training_that_lacked_only_its_result_is_concluded(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    whole = train(tiny_ring, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(tiny_ring, tmp_path / "run", resume=True) == whole
+
+
+def test_a_complete_training_is_not_resumed(tiny_ring: GanConfig, tmp_path: Path) -> None:
+    train(tiny_ring, tmp_path / "run")
+    with pytest.raises(RunFolderError, match="is complete"):
+        train(tiny_ring, tmp_path / "run", resume=True)
+
+
+def test_a_diverged_training_says_so(tiny_ring: GanConfig, tmp_path: Path) -> None:
+    values = {"optimizer": "sgd", "gen_lr": 1.0, "disc_lr": 1.0, "loss": "least_squares"}
+    config = tiny_ring.model_copy(update={**values, "num_iterations": 500})
+    result = train(config, tmp_path / "run")
+    assert result.state == "diverged"
+    assert result.cause
+    assert _lines(tmp_path / "run")[-1]["gen_loss"] is None

@@ -1,0 +1,116 @@
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tune_gan.gan.data import RING_NOISE, load_dataset, resize
+from tune_gan.gan.training import load_scorer
+from tune_gan.metrics.coverage import CoverageReference
+from tune_gan.metrics.fourier import fourier_features
+from tune_gan.metrics.ring import ring_measures
+from tune_gan.metrics.score import WORST_SCORE, score_latents
+
+
+def ring(count: int, noise: float = RING_NOISE, turns: float = 1.0, seed: int = 11) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    angle = 2 * math.pi * turns * torch.rand(count, generator=source)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return circle + noise * torch.randn(count, 2, generator=source)
+
+
+def test_ring_score_orders_real_noisier_half_point() -> None:
+    scorer = load_scorer("circle", Path(), None)
+    candidates = {
+        "real": ring(2000),
+        "noisier": ring(2000, noise=3 * RING_NOISE),
+        "half": ring(2000, turns=0.5),
+        "point": torch.tensor([[1.0, 0.0]]).repeat(2000, 1),
+    }
+    scores = [scorer.score(points) for points in candidates.values()]
+    fids = [score["fid_proxy"] for score in scores]
+    assert fids[0] < 0.5
+    assert all(a < b / 2 for a, b in itertools.pairwise(fids))
+    coverages = [score["coverage"] for score in scores]
+    assert coverages[0] > 0.9
+    assert coverages == sorted(coverages, reverse=True)
+    assert coverages[-1] < 0.01
+
+
+def test_ring_measures() -> None:
+    whole = ring_measures(ring(2000), 1.0, RING_NOISE)
+    assert whole["radial_error"] == pytest.approx(RING_NOISE * math.sqrt(2 / math.pi), rel=0.1)
+    assert whole["sector_coverage"] == 1.0
+    half = ring_measures(ring(2000, noise=0, turns=0.5), 1.0, RING_NOISE)
+    assert half["sector_coverage"] == pytest.approx(0.5, abs=1 / 32)
+    centre = ring_measures(0.1 * torch.randn(2000, 2), 1.0, RING_NOISE)
+    assert centre["sector_coverage"] == 0.0
+    assert centre["radial_error"] > 0.8
+
+
+def test_fourier_features_are_fixed_and_approximate_kernels() -> None:
+    points = ring(50)
+    features = fourier_features(points)
+    assert features.shape == (50, 64)
+    assert torch.equal(features, fourier_features(points))
+    norms = features.square().sum(dim=1)
+    assert torch.allclose(norms, torch.full((50,), 64.0))
+
+
+def test_coverage_by_hand() -> None:
+    real = torch.arange(20.0).unsqueeze(1)
+    reference = CoverageReference(real)
+    assert reference.coverage(real) == 1.0
+    # The fifth neighbour of an inner point lies 3 away, that of an end 5 away.
+    assert reference.coverage(torch.tensor([[10.0]])) == 7 / 20
+    assert reference.coverage(torch.tensor([[-4.5]])) == 1 / 20
+    assert reference.coverage(torch.tensor([[100.0]])) == 0.0
+
+
+def test_digits_score_sees_noise_and_repetition() -> None:
+    digits = load_dataset("digits", Path())
+    scorer = load_scorer("digits", Path(), 8)
+    real = scorer.score(digits.train)
+    noise = torch.randint(0, 256, (2000, 1, 8, 8), dtype=torch.uint8)
+    memorised = digits.train[:10].repeat(200, 1, 1, 1)
+    assert real["fid_proxy"] < 1.0
+    assert real["coverage"] > 0.95
+    assert scorer.score(noise)["fid_proxy"] > 20 * real["fid_proxy"]
+    assert scorer.score(memorised)["coverage"] < 0.2
+
+
+def test_real_images_of_another_size_score_as_well() -> None:
+    enlarged = resize(load_dataset("digits", Path()).train, 28)
+    score = load_scorer("digits", Path(), 28).score(enlarged)
+    assert score["fid_proxy"] < 1.0
+    assert score["coverage"] > 0.95
+
+
+def test_what_is_not_finite_gets_the_worst_score() -> None:
+    points = ring(2000)
+    points[5, 1] = float("nan")
+    score = load_scorer("circle", Path(), None).score(points)
+    assert score["fid_proxy"] == WORST_SCORE
+    assert score["coverage"] == 0.0
+
+
+def test_latents_are_always_the_same() -> None:
+    assert torch.equal(score_latents(3), score_latents(3))
+    assert score_latents(3).shape == (2000, 3)
+
+
+def test_mnist_floor_and_memorised_images(mnist_root: str) -> None:
+    """Real against real has the size known for these features; repetition shows in coverage."""
+    mnist = load_dataset("mnist", Path(mnist_root))
+    scorer = load_scorer("mnist", Path(mnist_root), 28)
+    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))
+    floors = [scorer.score(mnist.train[order[i : i + 2000]]) for i in range(0, 10_000, 2000)]
+    assert 0.1 < sum(floor["fid_proxy"] for floor in floors) / 5 < 1.0
+    assert min(floor["coverage"] for floor in floors) > 0.9
+    thousand = scorer.score(mnist.train[order[:1000]].repeat(2, 1, 1, 1))
+    ten = scorer.score(mnist.train[order[:10]].repeat(200, 1, 1, 1))
+    # Of 2,000 real samples among 1,000 others, one lacks them among its 5 nearest with (2/3)^5.
+    assert thousand["coverage"] == pytest.approx(1 - (2 / 3) ** 5, abs=0.05)
+    assert ten["coverage"] < 0.05
