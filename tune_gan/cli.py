@@ -73,9 +73,10 @@ def _with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         option = typer.Option(
             f"--{name.replace('_', '-')}",
-            help=f"{field.description} Takes {GanConfig.valid_values(name)}.",
+            help=f"{field.description} Takes {GanConfig.valid_values(name)}."
+            + ("" if shown is None else f" Default {shown}."),
             metavar="VALUE",
-            show_default=False if shown is None else str(shown),
+            show_default=False,
             rich_help_panel="Configuration",
         )
         annotation = Annotated[str | None, option]
@@ -94,7 +95,8 @@ def train(
         Path | None, typer.Option(help="Start from this YAML file, e.g. what `best` printed.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write.  [default: runs/ARCHITECTURE-DATASET-...]")
+        Path | None,
+        typer.Option(help="Folder to write, by default runs/ARCHITECTURE-DATASET-DATE-TIME."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on in this folder, where a training was interrupted.")
@@ -146,8 +148,10 @@ def train(
 @app.command()
 def sweep(
     spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML file.", show_default=False)],
-    num_trials: Annotated[int | None, typer.Option(help="Trials, the default included.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the search's draws.")] = None,
+    num_trials: Annotated[
+        str | None, typer.Option(metavar="N", help="Trials, the default included.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the draws.")] = None,
     data_root: Annotated[
         str | None, typer.Option(help="Folder with the MNIST or Fashion-MNIST files.")
     ] = None,
@@ -156,7 +160,7 @@ def sweep(
         typer.Option("--set", metavar="FIELD=VALUE", help="Change any field of the sweep."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write.  [default: runs/NAME-DATE-TIME]")
+        Path | None, typer.Option(help="Folder to write, by default runs/NAME-DATE-TIME.")
     ] = None,
     download: DownloadOption = False,
     dry_run: Annotated[
@@ -172,8 +176,10 @@ def sweep(
     from tune_gan.search.spec import describe_work, load_spec, parse_change
 
     given = dict(parse_change(change) for change in changes or [])
-    shortcuts = {"search.num_trials": num_trials, "search.seed": seed, "gan.data_root": data_root}
-    given |= {path: value for path, value in shortcuts.items() if value is not None}
+    numbers = {"search.num_trials": num_trials, "search.seed": seed}
+    given |= {path: parse_yaml(text) for path, text in numbers.items() if text is not None}
+    if data_root is not None:
+        given["gan.data_root"] = data_root
     loaded = load_spec(spec, given)
     if dry_run:
         print(loaded.to_yaml(), end="")

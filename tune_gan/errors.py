@@ -17,6 +17,18 @@ class ConfigError(InputError):
     """A configuration or sweep specification holds an unknown field or an invalid value."""
 
 
+class FieldError(ConfigError):
+    """A configuration error that knows the field of each of its complaints.
+
+    Args:
+        complaints: Pairs of a field's dotted path, empty for the whole, and what is wrong with it.
+    """
+
+    def __init__(self, complaints: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in complaints))
+        self.complaints = complaints
+
+
 class DataError(InputError):
     """A data set is missing, truncated or does not fit the configuration."""
 

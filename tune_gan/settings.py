@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tune_gan.errors import ConfigError
+from tune_gan.errors import ConfigError, FieldError
 
 _LARGEST_YAML_BYTES = 1_000_000
 
@@ -30,7 +30,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_one_line(error, type(self))) from None
+            raise FieldError(_complaints(error, type(self))) from None
 
     @classmethod
     def parse(cls, values: object) -> Self:
@@ -103,28 +103,34 @@ def nearest(name: str, valid: list[str]) -> str:
     return f" did you mean {close[0]}?" if close else ""
 
 
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    return "; ".join(_describe_error(dict(detail), model) for detail in error.errors())
+def _complaints(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    complaints = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"])
+        inner = detail.get("ctx", {}).get("error")
+        if isinstance(inner, FieldError):
+            complaints += [(".".join(filter(None, (path, p))), text) for p, text in inner.complaints]
+        else:
+            complaints.append((path, _describe_error(dict(detail), model)))
+    return complaints
 
 
 def _describe_error(detail: dict[str, Any], model: type[BaseModel]) -> str:
     location = detail["loc"]
-    path = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         valid = list(_model_at(model, location[:-1]).model_fields)
         hint = nearest(str(location[-1]), valid) or f" valid: {', '.join(valid)}"
-        return f"{path}: unknown field (given {_short(detail['input'])});{hint}"
+        return f"unknown field (given {_short(detail['input'])});{hint}"
     if detail["type"] == "missing":
-        return f"{path}: is missing"
+        return "is missing"
     if detail["type"] in ("value_error", "assertion_error"):
-        message = str(detail["ctx"]["error"])
-        return f"{path}: {message}" if path else message
+        return str(detail["ctx"]["error"])
     owner, field = _model_at(model, location[:1]), str(location[-1])
     if field not in owner.model_fields:
         owner, field = model, str(location[0])
     schema = owner.model_json_schema()
     valid_text = _describe_schema(schema["properties"][field], schema.get("$defs", {}))
-    return f"{path}: {_short(detail['input'])} is not valid; give {valid_text}"
+    return f"{_short(detail['input'])} is not valid; give {valid_text}"
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

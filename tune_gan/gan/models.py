@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_gan.config import GanConfig
+from tune_gan.errors import ConfigError
 
 _ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {
     "relu": lambda alpha: nn.ReLU(),
@@ -235,7 +236,15 @@ def _init_all_normal(module: nn.Module) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a config names; ``auto`` is the GPU where there is one."""
+    """Return the device that a config names; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ConfigError: if the device is not there.
+    """
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+        return torch.device("cuda" if num_gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ConfigError(f"device {name} is not there, with {num_gpus} GPUs; use auto or cpu")
+    return device

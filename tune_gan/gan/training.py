@@ -84,14 +84,14 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     device = choose_device(config.device)
     torch.set_num_threads(config.num_threads)
     native = load_dataset(config.dataset, data_root(config.data_root))
+    batches = BatchOrder(len(native.train), config.batch_size, config.seed)
     real_samples = resize(native.train, config.image_size).to(device)
     scorer = load_scorer(config.dataset, data_root(config.data_root), config.image_size)
-    fixed_latents = score_latents(config.latent_dim)
 
     # Build the networks and their optimizers, or take them up where they were left. The seed is set
     # here, after everything that a worker does only once.
     torch.manual_seed(config.seed)
-    training = _start(config, len(real_samples), device)
+    training = _start(config, batches, device)
     if checkpoint is not None:
         training.load(checkpoint)
     generator, discriminator = training.generator, training.discriminator
@@ -134,7 +134,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         # Read the sums from the device, once, and score the generator.
         means = _means(totals, steps_since, config.disc_steps)
         trained_s = time.perf_counter() - started
-        samples = generate(generator, fixed_latents)
+        samples = generate(generator, score_latents(config.latent_dim))
         cause = _divergence(means, generator, samples)
         scores = scorer.worst() if cause else scorer.score(samples)
         training.record_score(scores["fid_proxy"])
@@ -198,7 +198,7 @@ def load_scorer(dataset: str, root: Path, image_size: int | None) -> Scorer:
     return Scorer(image_features(network), resize(native.held_out, image_size))
 
 
-def _start(config: GanConfig, num_samples: int, device: torch.device) -> TrainingState:
+def _start(config: GanConfig, batches: BatchOrder, device: torch.device) -> TrainingState:
     generator, discriminator = (network.to(device) for network in build_networks(config))
     return TrainingState(
         config=config,
@@ -206,7 +206,7 @@ def _start(config: GanConfig, num_samples: int, device: torch.device) -> Trainin
         discriminator=discriminator,
         gen_optimizer=_optimizer(config, generator, config.gen_lr),
         disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
-        batches=BatchOrder(num_samples, config.batch_size, config.seed),
+        batches=batches,
         latent_source=torch.Generator(device).manual_seed(config.seed),
     )
 

@@ -26,18 +26,20 @@ def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
         Whether all trials have ended.
 
     Raises:
-        SweepFailedError: if no trial is ranked.
+        SweepFailedError: if all trials have ended and none is ranked.
     """
     ranked = rank(load_results(folder))
     print_ranking(ranked, as_json, top=_SHOWN_TRIALS)
+    ended = int((~ranked["state"].isin(["running", "pending"])).sum()) >= num_trials
+    if ranked["rank"].isna().all() and not ended:
+        return False
     best = best_trial(ranked)
     (folder / "best.yaml").write_text(best_yaml(folder), encoding="utf-8")
     checkpoint = max(trial_folder(folder, int(best["trial"])).glob("checkpoint_*"))
     save_best_samples(checkpoint, folder / "best_samples.png")
     if not as_json:
         _print_next_steps(folder, ranked)
-    ended = ~ranked["state"].isin(["running", "pending"])
-    return int(ended.sum()) >= num_trials
+    return ended
 
 
 def _print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:

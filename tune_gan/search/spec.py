@@ -137,7 +137,7 @@ class SweepSpec(Settings):
         if is_grid and self.search.num_trials is not None:
             raise ConfigError(
                 f"search.num_trials {self.search.num_trials} does not go with algorithm grid, "
-                f"which tries all {self.num_trials} trials; leave it out"
+                f"which tries all {self._grid_size} trials; leave it out"
             )
         if not is_grid and self.search.num_trials is None:
             raise ConfigError(f"search.num_trials is missing; {self.search.algorithm} needs it")
@@ -150,8 +150,10 @@ class SweepSpec(Settings):
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, the default configuration included."""
-        if self.search.num_trials is not None:
-            return self.search.num_trials
+        return self.search.num_trials or self._grid_size
+
+    @property
+    def _grid_size(self) -> int:
         default_in_grid = all(
             distribution.contains(self.default_values[field])
             for field, distribution in self.space.items()

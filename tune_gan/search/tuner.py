@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +21,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
-from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.gan.data import data_root
+from tune_gan.errors import ConfigError, RunFolderError, TuneGanError
+from tune_gan.gan.data import BatchOrder, data_root, load_dataset
 from tune_gan.gan.training import load_scorer
 from tune_gan.search.progress import SweepProgress, trial_number
 from tune_gan.search.searcher import METRIC, StudySearcher
@@ -44,30 +45,27 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
 
     Raises:
         ConfigError: if the resources exceed those of the machine or cluster.
-        DataError: if the data set cannot be loaded.
+        DataError: if the data set cannot be loaded or is smaller than a batch.
         RunFolderError: if the folder exists already or cannot be written.
     """
     console = console or Console(stderr=True)
     folder = (out or default_run_folder(spec)).absolute()
     spec = resolve(spec)
-    _require_new(folder)
-    # Load the data and train the feature network here, once, before every trial needs them.
-    console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
-    load_scorer(spec.gan.dataset, data_root(spec.gan.data_root), spec.gan.image_size)
-    started_ray = _start_ray()
+    _make_folder(folder)
     try:
-        workers = num_workers(spec, ray.cluster_resources())
-        _write_head(folder, spec)
-        console.print(
-            f"sweep {spec.name}: {spec.num_trials} trials, {workers} at a time, in {folder}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        _fit(spec, folder, workers, console)
-    finally:
-        if started_ray:
-            ray.shutdown()
+        # Load the data, see that the default fits it, and train the feature network here, once,
+        # before every trial needs them.
+        console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
+        root = data_root(spec.gan.data_root)
+        num_samples = len(load_dataset(spec.gan.dataset, root).train)
+        BatchOrder(num_samples, spec.gan.batch_size, spec.gan.seed)
+        load_scorer(spec.gan.dataset, root, spec.gan.image_size)
+        _sweep_on_ray(spec, folder, console)
+    except TuneGanError:
+        # Leave nothing behind where nothing was begun.
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     return folder
 
 
@@ -106,6 +104,19 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
             "lower them with --set resources.cpus=1 --set resources.gpus=0"
         )
     return min(limits)
+
+
+def _sweep_on_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
+    started_ray = _start_ray()
+    try:
+        workers = num_workers(spec, ray.cluster_resources())
+        _write_head(folder, spec)
+        text = f"sweep {spec.name}: {spec.num_trials} trials, {workers} at a time, in {folder}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _fit(spec, folder, workers, console)
+    finally:
+        if started_ray:
+            ray.shutdown()
 
 
 def _fit(spec: SweepSpec, folder: Path, workers: int, console: Console) -> None:
@@ -172,7 +183,7 @@ def _start_ray() -> bool:
     return True
 
 
-def _require_new(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

@@ -1,0 +1,207 @@
+"""Real sweeps on real Ray: the ring, some seconds each."""
+
+import json
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from PIL import Image
+
+from tests.integration.commands import command, tune_gan
+from tune_gan import load_results, run_sweep
+from tune_gan.results.ranking import rank
+from tune_gan.results.show import ranking_records
+from tune_gan.search.searcher import STORAGE_FILE
+from tune_gan.search.spec import SweepSpec
+
+pytestmark = pytest.mark.integration
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "gan": {
+        "preset": "circle",
+        "gen_hidden": [32],
+        "disc_hidden": [32],
+        "num_iterations": 60,
+        "report_every": 10,
+    },
+    "space": {
+        "gen_lr": {"log_uniform": [1e-5, 1e-2]},
+        "gen_hidden": {"choice": [[32], [16, 16]]},
+        "disc_steps": {"choice": [1, 2]},
+    },
+    "search": {"algorithm": "random", "num_trials": 6, "seed": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for the sweeps of this module, so that each takes seconds."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def _study(run: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(run / STORAGE_FILE)))
+    return optuna.load_study(study_name=run.name, storage=storage)
+
+
+def test_a_sweep_from_one_command_to_the_trained_winner(tmp_path: Path) -> None:
+    changes = ["--num-trials", "6", "--set", "num_iterations=200", "--set", "report_every=20"]
+    result = tune_gan("sweep", "circle", *changes, "--out", "a run's folder", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "a run's folder"
+
+    # What is shown: plain lines, few of them, then the table and what to do next.
+    assert "\x1b" not in result.stdout + result.stderr
+    assert len((result.stdout + result.stderr).splitlines()) < 30
+    assert [line for line in result.stderr.splitlines() if line.startswith("[6/6] trial ")]
+    assert "Traceback" not in result.stderr
+    assert f"tune-gan train --config '{tmp_path}/a run'\"'\"'s folder/best.yaml'" in result.stdout
+
+    # What is kept.
+    assert SweepSpec.from_yaml(run / "sweep.yaml").gan.num_iterations == 200
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["ray"] == ray.__version__
+    with Image.open(run / "best_samples.png") as picture:
+        assert min(picture.size) >= 600
+    for folder in run.glob("trial_*"):
+        assert len(list(folder.glob("checkpoint_*"))) == 1
+
+    # The ranking, and the winner trained again with the same numbers.
+    records = json.loads(tune_gan("rank", run, "--json", cwd=tmp_path).stdout)
+    assert sorted(record["trial"] for record in records) == list(range(6))
+    assert {record["state"] for record in records} <= {"completed", "stopped"}
+    default = next(record for record in records if record["trial"] == 0)
+    assert default["config"]["gen_lr"] == 1e-3
+    retrained = tune_gan("train", "--config", run / "best.yaml", "--out", "again", cwd=tmp_path)
+    assert retrained.returncode == 0, retrained.stderr
+    again = json.loads((tmp_path / "again" / "result.json").read_text())
+    if records[0]["state"] == "completed":
+        assert again["best_fid_proxy"] == records[0]["best_fid_proxy"]
+    lines = (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()
+    reports = [json.loads(line) for line in lines]
+    at_best = next(r for r in reports if r["iteration"] == records[0]["best_iteration"])
+    assert at_best["fid_proxy"] == records[0]["best_fid_proxy"]
+
+    # TensorBoard events and Optuna's study can be read, and agree with the list of trials.
+    assert len(list(run.glob("trial_*/events.out.tfevents*"))) == 6
+    trials = _study(run).trials
+    assert len(trials) == 6
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_random_search_with_one_worker_is_repeatable(tmp_path: Path) -> None:
+    """Trials that share a reused worker report what each would alone."""
+    spec = SweepSpec.parse({**TINY, "resources": {"max_concurrent_trials": 1}})
+    tables = []
+    for name in ("one", "two"):
+        tables.append(ranking_records(rank(load_results(run_sweep(spec, tmp_path / name)))))
+    assert tables[0] == tables[1]
+    assert len({json.dumps(record["config"]) for record in tables[0]}) == 6
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_asha_stops_weak_trials_and_tpe_learns_them_as_pruned(tmp_path: Path) -> None:
+    changes = {
+        "search": {"algorithm": "tpe", "num_trials": 12},
+        "scheduler": {"grace_period": 1, "reduction_factor": 3},
+    }
+    run = run_sweep(SweepSpec.parse({**TINY, **changes}), tmp_path / "run")
+    table = load_results(run)
+    states = dict(zip(table["trial"], table["state"], strict=True))
+    assert list(states.values()).count("stopped") >= 4
+    assert (table[table["state"] == "stopped"]["iteration"] < 60).all()
+    told = [trial.state for trial in _study(run).trials]
+    assert told.count(TrialState.PRUNED) == list(states.values()).count("stopped")
+    assert told.count(TrialState.COMPLETE) == list(states.values()).count("completed")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_failed_and_diverged_trials_are_named_and_ranked_last(tmp_path: Path) -> None:
+    changes = {
+        "gan": {**TINY["gan"], "optimizer": "sgd", "loss": "least_squares", "dropout": 0.0},
+        "space": {"batch_size": {"grid": [128, 20_000]}, "gen_lr": {"grid": [1e-3, 1.0]}},
+        "search": {"algorithm": "grid"},
+        "scheduler": {"name": "none"},
+    }
+    spec = SweepSpec.parse({**TINY, **changes})
+    spec = spec.model_copy(update={"gan": spec.gan.model_copy(update={"disc_lr": 0.9})})
+    run = run_sweep(spec, tmp_path / "run")
+    table = rank(load_results(run))
+    states = list(table["state"])
+    assert states[-2:] == ["failed", "failed"]
+    assert "diverged" in states
+    for _, row in table.iterrows():
+        if row["state"] == "failed":
+            assert "batch_size 20000 is above the 10000 training samples" in row["cause"]
+        if row["state"] == "diverged":
+            assert "not finite" in row["cause"] or "nan" in row["cause"]
+    assert TrialState.RUNNING not in {trial.state for trial in _study(run).trials}
+
+
+def test_a_sweep_in_which_every_trial_fails_exits_with_1(tmp_path: Path) -> None:
+    changes = ["--num-trials", "2", "--set", "device=cuda:99"]
+    result = tune_gan("sweep", "circle", *changes, "--out", "run", cwd=tmp_path)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("tune-gan: no trial can be ranked (2 failed); first cause: ")
+    assert "device cuda:99 is not there" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_an_interrupt_keeps_what_was_trained(tmp_path: Path) -> None:
+    arguments = ["sweep", "circle", "--num-trials", "50", "--set", "num_iterations=400"]
+    with subprocess.Popen(
+        command(*arguments, "--out", "run"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run").glob("trial_00002/result.json")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("tune-gan: interrupted; what has been trained is kept")
+    assert "Traceback" not in errors
+    records = json.loads(tune_gan("rank", "run", "--json", cwd=tmp_path).stdout)
+    assert records[0]["rank"] == 1
+    assert TrialState.RUNNING not in {trial.state for trial in _study(tmp_path / "run").trials}
+
+
+def test_an_interrupted_training_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+    arguments = ["train", "--preset", "circle", "--num-iterations", "3000", "--out", "my run"]
+    with subprocess.Popen(
+        command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("iteration 300/"):
+                process.send_signal(signal.SIGINT)
+                break
+        errors = process.stderr.read()
+    assert process.returncode == 130
+    hint = errors.splitlines()[-1]
+    assert hint.endswith(f"go on with: tune-gan train --resume '{tmp_path}/my run'")
+    resumed = tune_gan("train", "--resume", "my run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "completed at iteration 3000" in resumed.stdout
+    lines = (tmp_path / "my run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == list(range(100, 3001, 100))

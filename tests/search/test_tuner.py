@@ -1,0 +1,48 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search.test_spec import SPEC
+from tune_gan.errors import ConfigError, DataError, RunFolderError
+from tune_gan.search.spec import SweepSpec, load_spec
+from tune_gan.search.tuner import num_workers, resolve, run_sweep
+
+
+@pytest.mark.parametrize(
+    ("resources", "available", "expected"),
+    [
+        ({"cpus": 1}, {"CPU": 2.0}, 2),
+        ({"cpus": 2}, {"CPU": 5.0}, 2),
+        ({"cpus": 1}, {"CPU": 64.0}, 8),
+        ({"cpus": 1, "gpus": 0.25}, {"CPU": 64.0, "GPU": 1.0}, 4),
+        ({"cpus": 1, "max_concurrent_trials": 1}, {"CPU": 2.0}, 1),
+    ],
+)
+def test_workers(resources: dict[str, Any], available: dict[str, float], expected: int) -> None:
+    assert num_workers(SweepSpec.parse({**SPEC, "resources": resources}), available) == expected
+
+
+@pytest.mark.parametrize("resources", [{"cpus": 4}, {"gpus": 1}])
+def test_resources_that_are_not_there(resources: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="but there are 2 and 0"):
+        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), {"CPU": 2.0})
+
+
+def test_resolved_spec_holds_threads_and_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GAN_DATA", str(tmp_path))
+    spec = resolve(load_spec("vanilla", {"resources.cpus": 2}))
+    assert spec.gan.num_threads == 2
+    assert spec.gan.data_root == str(tmp_path)
+    assert resolve(load_spec("circle")).gan.data_root is None
+
+
+def test_nothing_is_started_or_written_on_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="exists already"):
+        run_sweep(load_spec("circle"), tmp_path)
+    spec = load_spec("vanilla", {"data_root": str(tmp_path / "nothing")})
+    with pytest.raises(DataError, match="expected"):
+        run_sweep(spec, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

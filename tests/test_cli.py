@@ -1,0 +1,127 @@
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import tune_gan
+from tests.results.test_results import TRIALS, write_run
+from tune_gan.config import GanConfig
+from tune_gan.presets import preset_names
+from tune_gan.settings import parse_yaml
+
+
+def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = tune_gan("--help", cwd=tmp_path)
+        times.append(time.perf_counter() - started)
+    assert result.returncode == 0
+    for name in ("train", "sweep", "rank", "best"):
+        assert re.search(rf"\b{name}\b", result.stdout)
+    assert min(times) < 0.5
+
+
+def test_train_has_a_flag_for_every_field(tmp_path: Path) -> None:
+    text = " ".join(tune_gan("train", "--help", cwd=tmp_path).stdout.split())
+    for name in GanConfig.model_fields:
+        assert f"--{name.replace('_', '-')} " in text
+    assert "a number above 0 and at most 1" in re.sub(r"[│ ]+", " ", text)
+
+
+WRONG_INPUT: list[tuple[list[str], str]] = [
+    (["swep"], "No such command 'swep'. Did you mean 'sweep'?"),
+    (["train", "--gen-lrr", "1"], "--gen-lr"),
+    (["train", "--gen_lr", "-1"], "gen_lr: -1 is not valid; give a number above 0 and at most 1"),
+    (["train", "--gen-lr", "fast"], "gen_lr: 'fast' is not valid; give a number above 0"),
+    (["train", "--gen-lr", "[1"], "is no valid YAML"),
+    (["train", "--preset", "vanila"], "no preset 'vanila'; did you mean vanilla?"),
+    (["train", "--preset", "vanilla", "--config", "c.yaml"], "choose one"),
+    (["train", "--config", "missing.yaml"], "missing.yaml: cannot be read (No such file"),
+    (["train", "--config", "list.yaml"], "expected a mapping"),
+    (["train", "--config", "twice.yaml"], "twice.yaml: line 2: is no valid YAML"),
+    (["train", "--config", "tag.yaml"], "tag.yaml: line 1: is no valid YAML"),
+    (["train", "--resume", "missing"], "missing/config.yaml: cannot be read"),
+    (["train", "--resume", "missing", "--seed", "3"], "give it alone"),
+    (["train", "--data-root", "empty"], "empty/mnist/train-images-idx3-ubyte.gz"),
+    (["train", "--dataset", "circle", "--out", "empty"], "empty exists already"),
+    (["train", "--dataset", "circle", "--out", "list.yaml/run"], "cannot be written"),
+    (["train", "--dataset", "digits", "--batch-size", "5000"], "the 1297 training samples"),
+    (["sweep"], "Missing argument 'spec'"),
+    (["sweep", "digit"], "no preset 'digit'; did you mean digits?"),
+    (["sweep", "missing.yaml"], "missing.yaml: cannot be read"),
+    (["sweep", "list.yaml"], "list.yaml: expected a mapping"),
+    (["sweep", "digits", "--num-trials", "0"], "search.num_trials: 0 is not valid"),
+    (["sweep", "digits", "--num-trials", "many"], "search.num_trials: 'many' is not valid"),
+    (["sweep", "digits", "--set", "gen_lr"], "expected field=value"),
+    (["sweep", "digits", "--set", "gen_lrr=1"], "did you mean gen_lr?"),
+    (["sweep", "digits", "--set", "space.lr={uniform: [0, 1]}"], "lr: unknown field"),
+    (["sweep", "digits", "--set", "search.algorithm=grid"], "does not go with algorithm grid"),
+    (["sweep", "digits", "--set", "space.gen_lr={grid: [0.1]}"], "grid does not go with"),
+    (["sweep", "vanilla", "--data-root", "empty"], "empty/mnist/train-images-idx3-ubyte.gz"),
+    (["sweep", "circle", "--out", "empty"], "empty exists already"),
+    (["sweep", "circle", "--out", "/proc/run"], "/proc/run cannot be made"),
+    (["sweep", "circle", "--set", "batch_size=20000"], "above the 10000 training samples"),
+    (["sweep", "circle", "--set", "resources.gpus=64"], "but there are"),
+    (["train", "--dataset", "circle", "--device", "cuda:99"], "device cuda:99 is not there"),
+    (["rank", "missing"], "missing is no run folder"),
+    (["rank", "empty"], "empty is no run folder"),
+    (["best", "empty"], "empty is no run folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG_INPUT)
+def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.yaml").write_text("[1, 2]\n")
+    (tmp_path / "twice.yaml").write_text("gen_lr: 0.1\ngen_lr: 0.2\n")
+    (tmp_path / "tag.yaml").write_text("gen_lr: !!python/object/apply:os.getcwd []\n")
+    before = sorted(tmp_path.rglob("*"))
+    result = tune_gan(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("preparing ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("tune-gan: ")
+    assert words in lines[0]
+    assert [path for path in sorted(tmp_path.rglob("*")) if "runs" not in path.parts] == before
+
+
+def test_dry_run_prints_a_sweep_that_can_be_run_and_starts_nothing(tmp_path: Path) -> None:
+    for name in preset_names():
+        result = tune_gan("sweep", name, "--num-trials", "7", "--dry-run", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "# 7 trials of" in result.stdout
+        (tmp_path / "spec.yaml").write_text(result.stdout)
+        again = tune_gan("sweep", "./spec.yaml", "--dry-run", cwd=tmp_path)
+        assert again.stdout == result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_rank_and_best_of_a_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "a run", TRIALS)
+    table = tune_gan("rank", "a run", cwd=tmp_path)
+    assert table.returncode == 0
+    assert "\x1b" not in table.stdout
+    assert table.stdout.splitlines()[1].split()[:3] == ["1", "2", "completed"]
+    as_json = tune_gan("rank", "a run", "--json", cwd=tmp_path)
+    assert [entry["trial"] for entry in parse_yaml(as_json.stdout)] == [2, 0, 1, 5, 6, 4, 3]
+    best = tune_gan("best", "a run", cwd=tmp_path)
+    assert GanConfig.parse(parse_yaml(best.stdout)).gen_lr == 1e-4
+
+
+def test_best_fails_where_no_trial_is_ranked(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", TRIALS[3:5])
+    result = tune_gan("best", "run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("tune-gan: no trial can be ranked")
+    assert result.stderr.count("\n") == 1
+
+
+def test_analysis_script_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from analysis import rank
+
+    write_run(tmp_path / "run", TRIALS)
+    rank.main([str(tmp_path / "run")])
+    assert capsys.readouterr().out == tune_gan("rank", "run", cwd=tmp_path).stdout
