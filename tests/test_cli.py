@@ -104,7 +104,7 @@ def test_rank_and_best_of_a_run(tmp_path: Path) -> None:
     table = tune_gan("rank", "a run", cwd=tmp_path)
     assert table.returncode == 0
     assert "\x1b" not in table.stdout
-    assert table.stdout.splitlines()[1].split()[:3] == ["1", "2", "completed"]
+    assert table.stdout.splitlines()[2].split()[:3] == ["1", "2", "completed"]
     as_json = tune_gan("rank", "a run", "--json", cwd=tmp_path)
     assert [entry["trial"] for entry in parse_yaml(as_json.stdout)] == [2, 0, 1, 5, 6, 4, 3]
     best = tune_gan("best", "a run", cwd=tmp_path)

@@ -81,7 +81,7 @@ def test_one_row_a_trial_in_their_order(run: Path) -> None:
     ]
     assert list(table["cause"]) == [
         "",
-        "by the scheduler",
+        "scheduler",
         "",
         "ValueError: <b>boom</b>",
         "at iteration 200: gen_loss is nan",
@@ -158,9 +158,15 @@ def test_table_shows_every_trial_and_its_cause(run: Path) -> None:
     text = io.StringIO()
     Console(file=text, width=200).print(ranking_table(rank(load_results(run))))
     lines = text.getvalue().splitlines()
-    assert len(lines) == 8
-    assert lines[1].split()[:4] == ["1", "2", "completed", "5"]
-    assert "ValueError: <b>boom</b>" in lines[7]
+    assert len(lines) == 9
+    assert lines[2].split()[:4] == ["1", "2", "completed", "5"]
+    assert "ValueError: <b>boom</b>" in lines[8]
+
+
+def test_a_narrow_table_cuts_no_number(run: Path) -> None:
+    text = io.StringIO()
+    Console(file=text, width=70).print(ranking_table(rank(load_results(run))))
+    assert "…" not in text.getvalue()
 
 
 def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:

@@ -152,7 +152,7 @@ def _cause(state: TrialState, last: dict[str, Any], folder: Path) -> str:
         return _last_line(folder / "error.txt")
     if state == TrialState.DIVERGED:
         return f"at iteration {last['iteration']}: {last.get('cause', '')}"
-    return "by the scheduler" if state == TrialState.STOPPED else ""
+    return "scheduler" if state == TrialState.STOPPED else ""
 
 
 def _last_line(path: Path) -> str:

@@ -24,12 +24,14 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     """
     fields = searched_fields(ranked)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("rank", "trial"):
+    for heading in ("\nrank", "\ntrial"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for heading in ("best fid_proxy", "at iteration", "last fid_proxy", "iteration", *fields):
-        table.add_column(heading, justify="right")
-    table.add_column("cause")
+    table.add_column("\nstate", no_wrap=True)
+    headings = ("best\nfid_proxy", "at\niteration", "last\nfid_proxy", "\niteration")
+    for heading in (*headings, *(f"\n{field}" for field in fields)):
+        # Where the terminal is too narrow a number goes on in the next line; none is cut.
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("\ncause", overflow="fold")
     columns = ["rank", "trial", "state", "best_fid_proxy", "best_iteration", "fid_proxy"]
     for _, row in ranked.head(top or len(ranked)).iterrows():
         cells = [row[column] for column in [*columns, "iteration", *fields, "cause"]]
@@ -108,7 +110,7 @@ def _table_console() -> Console:
 def _cell(value: Any) -> str:
     if value is None or pd.isna(value):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _json(value: Any) -> Any:
