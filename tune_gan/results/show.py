@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_gan.results.load import load_results, trial_config
+from tune_gan.results.load import TrialState, load_results, trial_config
 from tune_gan.results.ranking import best_trial, gain_over_default, rank, searched_fields
 
 _WIDTH_OF_A_FILE = 240
+_WIDTH_OF_A_CAUSE = 24
 
 
 def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
@@ -31,11 +32,15 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     for heading in (*headings, *(f"\n{field}" for field in fields)):
         # Where the terminal is too narrow a number goes on in the next line; none is cut.
         table.add_column(heading, justify="right", overflow="fold")
-    table.add_column("\ncause", overflow="fold")
+    # That a stopped trial was stopped by the scheduler needs no column.
+    causes = ranked["cause"].where(ranked["state"] != TrialState.STOPPED, "")
+    if causes.any():
+        table.add_column("\ncause", overflow="fold", min_width=_WIDTH_OF_A_CAUSE)
     columns = ["rank", "trial", "state", "best_fid_proxy", "best_iteration", "fid_proxy"]
-    for _, row in ranked.head(top or len(ranked)).iterrows():
-        cells = [row[column] for column in [*columns, "iteration", *fields, "cause"]]
-        table.add_row(*(Text(_cell(cell)) for cell in cells))
+    shown = ranked.assign(cause=causes)[[*columns, "iteration", *fields, "cause"]]
+    for _, row in shown.head(top or len(shown)).iterrows():
+        cells = [Text(_cell(cell)) for cell in row]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 

@@ -15,7 +15,7 @@ class SweepProgress(tune.Callback):
     """Shows a sweep's progress on a console.
 
     On a terminal a bar moves with every report; everywhere a finished trial gets one plain line with
-    the time left, judged by the reports still due if every waiting trial took as long as the finished.
+    the time left, judged by the share of all trials that is done, each as far as it has reported.
 
     Args:
         spec: The sweep.
@@ -26,6 +26,7 @@ class SweepProgress(tune.Callback):
         self._spec, self._console = spec, console
         self._started = time.monotonic()
         self._num_finished = 0
+        self._share_done: dict[str, float] = {}
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -53,9 +54,10 @@ class SweepProgress(tune.Callback):
     ) -> None:
         """Take in a report."""
         score = float(result["best_fid_proxy"])
+        self._share_done[trial.trial_id] = result["iteration"] / self._spec.gan.num_iterations
         if result["state"] != "diverged" and (self._best is None or score < self._best[0]):
             self._best = (score, trial_number(trial))
-        self._bar.update(self._task, best=self._describe_best(), left=self._describe_left(trials))
+        self._bar.update(self._task, best=self._describe_best(), left=self._describe_left())
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has ended, and how."""
@@ -68,19 +70,20 @@ class SweepProgress(tune.Callback):
             done = result["iteration"] >= self._spec.gan.num_iterations
             end = f"{'completed' if done else 'stopped'} at iteration {result['iteration']}"
             end += f", best fid_proxy {result['best_fid_proxy']:.4g}"
-        self._finish(trials, trial, end)
+        self._finish(trial, end)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has failed."""
-        self._finish(trials, trial, "failed")
+        self._finish(trial, "failed")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Take the bar away."""
         self._bar.stop()
 
-    def _finish(self, trials: list[Trial], trial: Trial, end: str) -> None:
+    def _finish(self, trial: Trial, end: str) -> None:
         self._num_finished += 1
-        left = self._describe_left(trials)
+        self._share_done[trial.trial_id] = 1.0
+        left = self._describe_left()
         self._bar.update(self._task, completed=self._num_finished, left=left)
         counts = f"{self._num_finished}/{self._spec.num_trials}"
         note = ", ".join(part for part in (self._describe_best(), left) if part)
@@ -90,13 +93,12 @@ class SweepProgress(tune.Callback):
     def _describe_best(self) -> str:
         return f"best {self._best[0]:.4g} by trial {self._best[1]}" if self._best else "no score yet"
 
-    def _describe_left(self, trials: list[Trial]) -> str:
-        if not self._num_finished:
+    def _describe_left(self) -> str:
+        done = sum(self._share_done.values()) / self._spec.num_trials
+        if not 0 < done < 1:
             return ""
         elapsed = time.monotonic() - self._started
-        remaining = self._spec.num_trials - self._num_finished
-        seconds = elapsed / self._num_finished * remaining
-        return f"about {_minutes(seconds)} left" if remaining else ""
+        return f"about {_minutes(elapsed / done * (1 - done))} left"
 
 
 def trial_number(trial: Trial) -> str:
