@@ -130,6 +130,21 @@ def test_asha_stops_weak_trials_and_tpe_learns_them_as_pruned(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_weak_default_is_trained_to_its_end(tmp_path: Path) -> None:
+    changes = {
+        # Slow, so that better trials are in every rung before it.
+        "gan": {**TINY["gan"], "gen_lr": 1e-9, "disc_steps": 100},
+        "space": {"gen_lr": {"grid": [2e-3, 1e-3, 5e-4, 2e-4]}, "disc_steps": {"grid": [1]}},
+        "search": {"algorithm": "grid"},
+        "scheduler": {"grace_period": 2, "reduction_factor": 2},
+    }
+    run = run_sweep(SweepSpec.parse({**TINY, **changes}), tmp_path / "run")
+    ranked = rank(load_results(run))
+    last = ranked.iloc[-1]
+    assert (last["trial"], last["state"], last["iteration"]) == (0, "completed", 60)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_failed_and_diverged_trials_are_named_and_ranked_last(tmp_path: Path) -> None:
     changes = {
         "gan": {**TINY["gan"], "optimizer": "sgd", "loss": "least_squares", "dropout": 0.0},

@@ -214,7 +214,7 @@ def _stage(folder: Path, file_name: str, raw_folder: Path) -> None:
             with gzip.open(source, "rb") as packed, (raw_folder / file_name).open("wb") as raw:
                 shutil.copyfileobj(packed, raw)
         else:
-            (raw_folder / file_name).symlink_to(source)
+            (raw_folder / file_name).symlink_to(source.resolve())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{source} is truncated or cannot be read ({error}); "

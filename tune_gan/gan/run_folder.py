@@ -24,9 +24,10 @@ _NUM_SAMPLES = 64
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended, as `result.json` holds it.
+    """How a training ended.
 
     Attributes:
+        folder: Its folder, whose `result.json` holds the rest of this.
         state: ``completed`` or ``diverged``.
         cause: Why it diverged, else empty.
         best_fid_proxy: Lowest score.
@@ -36,6 +37,7 @@ class TrainingResult:
         time_s: Wall time of training and scoring, in seconds.
     """
 
+    folder: Path
     state: str
     cause: str
     best_fid_proxy: float
@@ -47,7 +49,7 @@ class TrainingResult:
 
 def train(
     config: GanConfig,
-    out: Path,
+    out: Path | None = None,
     *,
     resume: bool = False,
     on_report: Callable[[Report], None] | None = None,
@@ -60,7 +62,7 @@ def train(
 
     Args:
         config: What to train.
-        out: The folder.
+        out: The folder; by default ``runs/ARCHITECTURE-DATASET-DATE-TIME``.
         resume: Go on in a folder from its checkpoint, instead of starting in a new one.
         on_report: Called with every report.
 
@@ -72,7 +74,7 @@ def train(
         DataError: if the data set cannot be loaded.
         CheckpointError: if the checkpoint to go on from is damaged or of another configuration.
     """
-    folder = out.absolute()
+    folder = (out or default_folder(config)).absolute()
     checkpoint = folder / "checkpoint"
     if resume:
         _require_unfinished(folder)
@@ -90,8 +92,9 @@ def train(
             if on_report:
                 on_report(report)
     save_best_samples(checkpoint, folder / "samples.png")
-    result = _result(read_progress(checkpoint), state, cause)
-    _write_whole(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+    result = _result(folder, read_progress(checkpoint), state, cause)
+    values = {name: value for name, value in asdict(result).items() if name != "folder"}
+    _write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
     return result
 
 
@@ -177,9 +180,10 @@ def _write_events(writer: SummaryWriter, report: Report, samples: Tensor) -> Non
     writer.flush()
 
 
-def _result(progress: Progress, state: ReportState, cause: str) -> TrainingResult:
+def _result(folder: Path, progress: Progress, state: ReportState, cause: str) -> TrainingResult:
     best_iteration, best = min(progress.history, key=lambda entry: entry[1])
     return TrainingResult(
+        folder=folder,
         state=state.value,
         cause=cause,
         best_fid_proxy=best,

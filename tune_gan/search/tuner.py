@@ -155,11 +155,23 @@ def _fit(spec: SweepSpec, folder: Path, workers: int, console: Console) -> None:
         searcher.close()
 
 
+class _SparingAsha(ASHAScheduler):
+    """ASHA (Li et al. 2018, https://arxiv.org/abs/1810.05934) that never stops the default.
+
+    Its scores count in the rungs as any other's, but the gain of tuning is only known if it is
+    trained to its end.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial_number(trial) == "0" else action
+
+
 def _scheduler(spec: SweepSpec) -> TrialScheduler:
-    """Return ASHA (Li et al. 2018, https://arxiv.org/abs/1810.05934) counting reports, or none."""
+    """Return ASHA counting reports, or what stops nothing."""
     if spec.scheduler.name == "none":
         return FIFOScheduler()
-    return ASHAScheduler(
+    return _SparingAsha(
         time_attr="training_iteration",
         # One more than there are, so that a trial ends by itself and not at the scheduler's word.
         max_t=spec.gan.num_reports + 1,
