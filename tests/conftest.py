@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tune_gan.config import GanConfig
 
@@ -17,6 +18,10 @@ TINY_RING = GanConfig(
     num_iterations=6,
     report_every=2,
 )
+
+# A busy machine is no counterexample.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 # The data folder of the machine; tests see it through `mnist_root` and `fashion_root` alone.
 _DATA_ROOT = os.environ.pop("TUNE_GAN_DATA", None)

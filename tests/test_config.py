@@ -15,7 +15,8 @@ _RATE = st.floats(1e-9, 1.0)
 _WIDTHS = st.lists(st.integers(1, 4096), min_size=1, max_size=5).map(tuple)
 _FIELDS = {
     "dataset": st.sampled_from(["circle", "digits", "mnist", "fashion_mnist"]),
-    "data_root": st.none() | st.text(max_size=40),
+    "data_root": st.none()
+    | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=40),
     "gen_hidden": _WIDTHS,
     "disc_hidden": _WIDTHS,
     "latent_dim": st.integers(1, 4096),
@@ -62,6 +63,8 @@ def test_file_round_trip(tmp_path: Path) -> None:
         ({"loss": "wgan"}, ["loss", "'wgan'", "non_saturating, minimax, least_squares, hinge"]),
         ({"gen_hidden": [0]}, ["gen_hidden", "0", "a whole number at least 1"]),
         ({"gen_hidden": "12,x"}, ["gen_hidden", "'x'", "a list"]),
+        ({"data_root": "a\nb"}, ["data_root", r"'a\nb'", "control character"]),
+        ({"data_root": ""}, ["data_root", "empty"]),
         ({"device": "gpu"}, ["device", "'gpu'"]),
         ({"dataset": "circle", "architecture": "dcgan28"}, ["circle", "mlp"]),
         ({"architecture": "dcgan64", "image_size": 28}, ["dcgan64", "64x64", "image_size 28"]),

@@ -1,9 +1,10 @@
 """`GanConfig`: everything that decides one training run, each hyperparameter once."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tune_gan.errors import ConfigError
 from tune_gan.settings import Settings
@@ -18,6 +19,13 @@ def _widths(value: object) -> object:
         parts = value.strip("[]() ").split(",")
         return tuple(int(part) if part.strip().isdigit() else part for part in parts)
     return tuple(value) if isinstance(value, Sequence) else value
+
+
+def _path(value: str) -> str:
+    """Refuse what no path should hold and YAML would not give back: control characters."""
+    if not value or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
+        raise ConfigError(f"{value!r} is no path: it is empty or holds a control character")
+    return value
 
 
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -38,7 +46,7 @@ class GanConfig(Settings):
     dataset: Literal["circle", "digits", "mnist", "fashion_mnist"] = Field(
         "mnist", description="Data set to learn: a 2-D ring, or grey images."
     )
-    data_root: str | None = Field(
+    data_root: Annotated[str, AfterValidator(_path)] | None = Field(
         None,
         description="Folder with the MNIST or Fashion-MNIST files (a place, no hyperparameter).",
     )

@@ -85,8 +85,8 @@ def test_one_row_a_trial_in_their_order(run: Path) -> None:
         "",
         "ValueError: <b>boom</b>",
         "at iteration 200: gen_loss is nan",
-        "",
-        "",
+        "unfinished at iteration 100",
+        "not started",
     ]
     third = table.iloc[2]
     assert (third["best_fid_proxy"], third["best_iteration"]) == (5.0, 200)

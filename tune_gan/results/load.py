@@ -41,7 +41,7 @@ def load_results(run: str | Path) -> pd.DataFrame:
 
     Returns:
         One row a trial, in the order of their numbers: ``trial`` (0 is the default configuration),
-        ``state`` (a `TrialState`), ``cause`` (of a state other than completed), ``best_fid_proxy``
+        ``state`` (a `TrialState`), ``cause`` (empty for completed), ``best_fid_proxy``
         (lower is better) and ``best_iteration`` at which it was reached, the last ``fid_proxy`` and
         its ``iteration``, then a column for each searched field. What a trial has not reported is
         missing, never 0. Empty before the first trial.
@@ -152,7 +152,9 @@ def _cause(state: TrialState, last: dict[str, Any], folder: Path) -> str:
         return _last_line(folder / "error.txt")
     if state == TrialState.DIVERGED:
         return f"at iteration {last['iteration']}: {last.get('cause', '')}"
-    return "scheduler" if state == TrialState.STOPPED else ""
+    if state == TrialState.RUNNING:
+        return f"unfinished at iteration {last['iteration']}" if last else "no report yet"
+    return {TrialState.STOPPED: "scheduler", TrialState.PENDING: "not started"}.get(state, "")
 
 
 def _last_line(path: Path) -> str:
