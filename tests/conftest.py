@@ -23,15 +23,18 @@ TINY_RING = GanConfig(
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
-# The data folder of the machine; tests see it through `mnist_root` and `fashion_root` alone.
-_DATA_ROOT = os.environ.pop("TUNE_GAN_DATA", None)
+_DATA_ROOT = os.environ.get("TUNE_GAN_DATA")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the feature networks of the tests out of the user's cache."""
+    """Keep the feature networks of the tests in a cache of their own, one for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+    # Tests see the machine's data through `mnist_root` and `fashion_root` alone.
+    patch.delenv("TUNE_GAN_DATA", raising=False)
     yield
     patch.undo()
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from tune_gan import places
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
@@ -51,10 +52,12 @@ def main() -> None:
         _fail(f"{error.format_message()} (see --help)", error.exit_code)
     except TuneGanError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", TuneGanError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
 
 
 def _fail(message: str, exit_code: int) -> None:
@@ -109,21 +112,24 @@ def train(
     The folder gets config.yaml, metrics.jsonl, TensorBoard events, samples.png, checkpoint/ and
     result.json. The flags below override --preset or --config, which override the defaults.
     """
-    values = {name: parse_yaml(text) for name, text in flags.items() if text is not None}
+    values = {
+        name: text if GanConfig.takes_text(name) else parse_yaml(text)
+        for name, text in flags.items()
+        if text is not None
+    }
     if resume is not None:
         if values or preset or config or out:
             raise ConfigError("--resume goes on with its own configuration; give it alone")
         gan = GanConfig.from_yaml(resume / "config.yaml")
     else:
         gan = _configuration(preset, config, values)
-    from tune_gan.gan.data import data_root
     from tune_gan.gan.data import download as fetch
     from tune_gan.gan.progress import TrainingProgress
     from tune_gan.gan.run_folder import default_folder
     from tune_gan.gan.run_folder import train as train_into
 
     if download:
-        fetch(gan.dataset, data_root(gan.data_root))
+        fetch(gan.dataset, places.data_root(gan.data_root))
     folder = (resume or out or default_folder(gan)).absolute()
     console = Console(stderr=True)
     try:
@@ -157,7 +163,7 @@ def sweep(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change any field of the sweep."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field or a part of the sweep."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write, by default runs/NAME-DATE-TIME.")
@@ -171,27 +177,26 @@ def sweep(
     """Search a space of configurations and rank them.
 
     The default configuration is always trial 0. --set takes a field of the configuration
-    (num_iterations=500) or a path into the sweep (scheduler.name=none).
+    (num_iterations=500) or a path into the sweep (scheduler.name=none, space={...}).
     """
-    from tune_gan.search.spec import describe_work, load_spec, parse_change
+    from tune_gan.search.spec import describe_work, load_spec, parse_change, resolve
 
     given = dict(parse_change(change) for change in changes or [])
     numbers = {"search.num_trials": num_trials, "search.seed": seed}
     given |= {path: parse_yaml(text) for path, text in numbers.items() if text is not None}
     if data_root is not None:
         given["gan.data_root"] = data_root
-    loaded = load_spec(spec, given)
+    loaded = resolve(load_spec(spec, given))
     if dry_run:
         print(loaded.to_yaml(), end="")
         print(f"# {describe_work(loaded)}")
         return
-    from tune_gan.gan.data import data_root as data_folder
     from tune_gan.gan.data import download as fetch
     from tune_gan.search.conclusion import conclude
     from tune_gan.search.tuner import run_sweep
 
     if download:
-        fetch(loaded.gan.dataset, data_folder(loaded.gan.data_root))
+        fetch(loaded.gan.dataset, places.data_root(loaded.gan.data_root))
     folder = run_sweep(loaded, out)
     if not conclude(folder, loaded.num_trials, as_json):
         command = f"tune-gan rank {shlex.quote(str(folder))}"

@@ -13,7 +13,11 @@ from ruamel.yaml.error import YAMLError
 
 from tune_gan.errors import ConfigError, FieldError
 
-_LARGEST_YAML_BYTES = 1_000_000
+_LARGEST_YAML_BYTES = 100_000
+# Two levels: a file may hold lists of lists of lists, by aliases more of them than there are atoms.
+_SHORT_FORM = reprlib.Repr()
+_SHORT_FORM.maxlevel = 2
+_SHORT_FORM.maxstring = _SHORT_FORM.maxother = 80
 
 
 class Settings(BaseModel):
@@ -36,7 +40,7 @@ class Settings(BaseModel):
     def parse(cls, values: object) -> Self:
         """Build from what a YAML or JSON file holds: a mapping of field names to values."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"expected a mapping of fields to values, got {_short(values)}")
+            raise ConfigError(f"expected a mapping of fields to values, got {shortened(values)}")
         return cls(**{str(name): value for name, value in values.items()})
 
     @classmethod
@@ -57,16 +61,21 @@ class Settings(BaseModel):
         schema = cls.model_json_schema()["properties"].get(field, {})
         return _describe_schema(schema)
 
+    @classmethod
+    def takes_text(cls, field: str) -> bool:
+        """Return whether any text is valid in a field, so that it must not be read as YAML."""
+        return cls.valid_values(field).startswith("text")
+
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file with the safe loader: no tags, no repeated keys, ``1e-4`` is a number.
 
     Raises:
-        ConfigError: if the file is missing, over 1 MB, or no valid YAML.
+        ConfigError: if the file is missing, over 100 kB, or no valid YAML.
     """
     try:
         if path.stat().st_size > _LARGEST_YAML_BYTES:
-            raise ConfigError(f"{path}: larger than the 1 MB that a configuration may be")
+            raise ConfigError(f"{path}: larger than the 100 kB that a configuration may be")
         return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -120,7 +129,7 @@ def _describe_error(detail: dict[str, Any], model: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
         valid = list(_model_at(model, location[:-1]).model_fields)
         hint = nearest(str(location[-1]), valid) or f" valid: {', '.join(valid)}"
-        return f"unknown field (given {_short(detail['input'])});{hint}"
+        return f"unknown field (given {shortened(detail['input'])});{hint}"
     if detail["type"] == "missing":
         return "is missing"
     if detail["type"] in ("value_error", "assertion_error"):
@@ -130,7 +139,7 @@ def _describe_error(detail: dict[str, Any], model: type[BaseModel]) -> str:
         owner, field = model, str(location[0])
     schema = owner.model_json_schema()
     valid_text = _describe_schema(schema["properties"][field], schema.get("$defs", {}))
-    return f"{_short(detail['input'])} is not valid; give {valid_text}"
+    return f"{shortened(detail['input'])} is not valid; give {valid_text}"
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
@@ -176,8 +185,9 @@ def _describe_bounds(schema: Mapping[str, Any]) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
-def _short(value: object) -> str:
-    return reprlib.repr(value).replace("\n", " ")
+def shortened(value: object) -> str:
+    """Return a value's form for an error message: one line, long and nested parts left out."""
+    return _SHORT_FORM.repr(value).replace("\n", " ")
 
 
 def _with_path(path: Path, message: str) -> str:

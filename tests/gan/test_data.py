@@ -15,13 +15,13 @@ from torchvision.datasets import MNIST
 from tune_gan.errors import DataError
 from tune_gan.gan.data import (
     BatchOrder,
-    data_root,
     download,
     load_dataset,
     resize,
     to_saved_form,
     to_unit_range,
 )
+from tune_gan.places import data_root
 
 FILES = [
     "train-images-idx3-ubyte",
@@ -153,10 +153,14 @@ def test_download_uses_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", None) for name in FILES])
     download("mnist", tmp_path / "root")
     assert load_dataset("mnist", tmp_path / "root").train.shape == (40, 1, 28, 28)
+    fetched = sorted(path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*"))
     server.shutdown()
     server.server_close()
     with pytest.raises(DataError, match="could not be downloaded"):
         download("mnist", tmp_path / "elsewhere")
+    # What is there is not fetched again.
+    download("mnist", tmp_path / "root")
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")) == fetched
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

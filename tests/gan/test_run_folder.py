@@ -9,6 +9,7 @@ from tune_gan import train
 from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError
 from tune_gan.gan.training import Report
+from tune_gan.metrics.score import WORST_SCORE
 
 
 def _lines(folder: Path) -> list[dict[str, float]]:
@@ -61,6 +62,21 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert samples[0] == samples[1]
 
 
+@pytest.mark.parametrize("folder_made", [False, True])
+def test_a_training_killed_before_its_first_checkpoint_starts_again(
+    tiny_ring: GanConfig, tmp_path: Path, folder_made: bool
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(tiny_ring, whole)
+    killed.mkdir()
+    (killed / "config.yaml").write_text(tiny_ring.to_yaml())
+    (killed / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    if folder_made:
+        (killed / "checkpoint").mkdir()
+    assert train(tiny_ring, killed, resume=True).iteration == 6
+    assert [line["iteration"] for line in _lines(killed)] == [2, 4, 6]
+
+
 def test_a_training_that_lacked_only_its_result_is_concluded(
     tiny_ring: GanConfig, tmp_path: Path
 ) -> None:
@@ -81,4 +97,5 @@ def test_a_diverged_training_says_so(tiny_ring: GanConfig, tmp_path: Path) -> No
     result = train(config, tmp_path / "run")
     assert result.state == "diverged"
     assert result.cause
-    assert _lines(tmp_path / "run")[-1]["gen_loss"] is None
+    assert _lines(tmp_path / "run")[-1]["fid_proxy"] == WORST_SCORE
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import CheckpointError, DataError
+from tune_gan.errors import CheckpointError, DataError, TuneGanError
 from tune_gan.gan import models, training
 from tune_gan.gan.checkpoint import FILE_NAME, TrainingState, load_best_generator, read_progress
 from tune_gan.gan.training import Report, ReportState, generate, iterate
@@ -270,6 +270,18 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         next(iterate(other, checkpoint))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_refused_and_not_called_damaged(
+    tiny_ring: GanConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = next(iterate(tiny_ring))
+    write = json.dumps
+    monkeypatch.setattr(json, "dumps", lambda values: write({**values, "device": "cuda"}))
+    report.training.save(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="was trained on cuda and cannot go on on cpu"):
+        next(iterate(tiny_ring, tmp_path))
+
+
 def test_a_checkpoint_may_go_on_for_longer(checkpoint: Path, tiny_ring: GanConfig) -> None:
     longer = tiny_ring.model_copy(update={"num_iterations": 10})
     assert [r.metrics["iteration"] for r in iterate(longer, checkpoint)] == [4, 6, 8, 10]
@@ -284,7 +296,7 @@ def test_a_failed_save_leaves_the_last_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(TrainingState, "_tensors", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(TuneGanError, match=r"state\.safetensors cannot be written .*No space"):
         report.training.save(checkpoint)
     assert [path.name for path in checkpoint.iterdir()] == [FILE_NAME]
     assert read_progress(checkpoint).iteration == 2

@@ -1,3 +1,6 @@
+import contextlib
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +48,13 @@ def test_singular_covariances_are_finite() -> None:
     reference = FrechetReference(torch.cat([real, real[:, :1], torch.ones(300, 1)], dim=1))
     one_point = torch.zeros(300, 6, dtype=torch.float64)
     assert reference.distance(one_point) == pytest.approx(4 + 1 + 1, rel=1e-6)
+
+
+def test_what_is_too_large_for_a_number_is_infinite_and_never_0() -> None:
+    huge = torch.full((300, 4), 1e308, dtype=torch.float64)
+    huge[0] = -1e308
+    with contextlib.suppress(RuntimeError):
+        assert FrechetReference(whitened(300, 4)).distance(huge) == math.inf
 
 
 class _FirstPixels(nn.Module):

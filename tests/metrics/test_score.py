@@ -88,9 +88,10 @@ def test_real_images_of_another_size_score_as_well() -> None:
     assert score["coverage"] > 0.95
 
 
-def test_what_is_not_finite_gets_the_worst_score() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, -1e25])
+def test_what_is_out_of_bounds_gets_the_worst_score(value: float) -> None:
     points = ring(2000)
-    points[5, 1] = float("nan")
+    points[5, 1] = value
     score = load_scorer("circle", Path(), None).score(points)
     assert score["fid_proxy"] == WORST_SCORE
     assert score["coverage"] == 0.0

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tune_gan import load_results
 from tune_gan.config import GanConfig
-from tune_gan.errors import RunFolderError, SweepFailedError
+from tune_gan.errors import InputError, RunFolderError, SweepFailedError
 from tune_gan.results.load import read_sweep
 from tune_gan.results.ranking import best_trial, gain_over_default, rank
 from tune_gan.results.show import best_yaml, gain_line, ranking_records, ranking_table
@@ -120,7 +120,7 @@ def test_gain_lines_without_a_gain(tmp_path: Path) -> None:
 
 def test_best_is_a_configuration_that_train_takes(run: Path) -> None:
     text = best_yaml(run)
-    assert text.startswith("# trial 2 of run: best fid_proxy 5 at iteration 200\n")
+    assert text.startswith("# trial 2 of 'run': best fid_proxy 5 at iteration 200\n")
     config = GanConfig.parse(parse_yaml(text))
     assert config.gen_lr == 1e-4
     assert config.disc_hidden == (32, 16)
@@ -194,6 +194,41 @@ def test_what_is_no_run_folder(tmp_path: Path, run: Path) -> None:
     (run / "sweep.yaml").write_text("name: x\n")
     with pytest.raises(RunFolderError, match="is damaged"):
         read_sweep(run)
+
+
+def test_a_trial_whose_process_was_killed_has_failed(run: Path) -> None:
+    (run / "trial_00005" / "error.txt").write_text("ActorDiedError: killed\n")
+    row = load_results(run).iloc[5]
+    assert (row["state"], row["cause"]) == ("failed", "ActorDiedError: killed")
+
+
+@pytest.mark.parametrize("score", ["null", "NaN", '"low"', "Infinity", "[1]"])
+def test_reports_without_a_score_are_left_out(run: Path, score: str) -> None:
+    with (run / "trial_00000" / "result.json").open("a") as file:
+        file.write(f'{{"iteration": 400, "fid_proxy": {score}}}\n')
+    assert load_results(run).iloc[0]["iteration"] == 300
+
+
+@pytest.mark.parametrize("gan", ["3", "{}", "{num_iterations: x}", "{num_iterations: 5, no: 1}"])
+def test_a_foreign_sweep_file_is_one_clear_error(run: Path, gan: str) -> None:
+    (run / "sweep.yaml").write_text(f"gan: {gan}\nspace: {{}}\n")
+    with pytest.raises(InputError) as caught:
+        load_results(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_trial_list_is_one_clear_error(run: Path) -> None:
+    trials: list[object] = [{}, {"experiment_tag": "x", "status": "ERROR", "config": {}}, [], None]
+    for trial in trials:
+        text = json.dumps({"trial_data": [[json.dumps(trial), "{}"]]})
+        (run / "experiment_state-2026-01-02.json").write_text(text)
+        with pytest.raises(RunFolderError, match="is damaged"):
+            load_results(run)
+
+
+def test_a_folders_name_stays_in_the_comment(run: Path, tmp_path: Path) -> None:
+    renamed = run.rename(tmp_path / "x\ngen_lr: 0.5")
+    assert GanConfig.parse(parse_yaml(best_yaml(renamed))).gen_lr == 1e-4
 
 
 def test_names_of_trials_are_not_taken_from_left_over_folders(run: Path) -> None:

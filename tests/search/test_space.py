@@ -39,7 +39,7 @@ def test_what_optuna_gets(given: dict[str, Any], expected: BaseDistribution) -> 
         (5, "expected one distribution"),
         ({}, "expected one distribution"),
         ({"uniform": [0, 1], "choice": [1]}, "expected one distribution"),
-        ({"loguniform": [1e-5, 1]}, "unknown distribution loguniform; did you mean log_uniform?"),
+        ({"loguniform": [1e-5, 1]}, "unknown distribution 'loguniform'; did you mean log_uniform?"),
         ({"uniform": [1.0, 0.5]}, r"uniform takes [low, high], got [1.0, 0.5]"),
         ({"uniform": [1.0, 1.0]}, "uniform takes"),
         ({"uniform": [0, "1"]}, "uniform takes"),

@@ -1,4 +1,5 @@
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def test_round_trip_through_yaml(
         ({"space": {"disc_steps": {"uniform": [1.0, 5.0]}}}, ["disc_steps", "a whole number"]),
         ({"space": {"gen_lr": {"log_uniform": [0, 1]}}}, ["gen_lr", "low above 0"]),
         ({"space": {"gen_lr": {"grid": [0.1, 0.2]}}}, ["gen_lr", "grid", "random"]),
+        ({"space": {"seed": {"choice": [1, 2]}}}, ["seed: cannot be searched"]),
+        ({"space": {"num_iterations": {"choice": [40, 80]}}}, ["num_iterations: cannot be searched"]),
+        ({"space": {"dataset": {"choice": ["mnist", "digits"]}}}, ["dataset: cannot be searched"]),
+        ({"gan": {"num_threads": 3}}, ["num_threads 3", "resources.cpus"]),
         ({"search": {"algorithm": "tpe"}}, ["num_trials is missing"]),
         (
             {"search": {"algorithm": "bayes", "num_trials": 3}},
@@ -121,12 +126,31 @@ def test_load_from_a_file_with_changes(tmp_path: Path) -> None:
         ("search.sed", "did you mean seed?"),
         ("nothing.at.all", "nothing"),
         ("name.x", "name holds no fields"),
+        ("space", "space"),
     ],
 )
 def test_unknown_changes_are_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_spec("circle", {name: 1})
     assert words in str(caught.value)
+
+
+def test_a_whole_part_can_be_changed() -> None:
+    spec = load_spec("circle", {"space": {"gen_lr": {"uniform": [0.1, 0.2]}}, "name": "other"})
+    assert (list(spec.space), spec.name) == (["gen_lr"], "other")
+
+
+def test_nested_anchors_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["name: x", "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    for i in range(1, 12):
+        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]")
+    lines.append("space: {gen_lr: {choice: [*a11]}}")
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_spec(str(tmp_path / "bomb.yaml"))
+    assert time.monotonic() - started < 2
+    assert len(str(caught.value)) < 5000
 
 
 def test_unknown_sources_are_refused() -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from tests.search.test_spec import SPEC
 from tune_gan.errors import ConfigError, DataError, RunFolderError
-from tune_gan.search.spec import SweepSpec, load_spec
-from tune_gan.search.tuner import num_workers, resolve, run_sweep
+from tune_gan.search.spec import SweepSpec, load_spec, resolve
+from tune_gan.search.tuner import num_workers, run_sweep
 
 
 @pytest.mark.parametrize(

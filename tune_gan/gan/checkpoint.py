@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import CheckpointError
+from tune_gan.errors import CheckpointError, TuneGanError
 from tune_gan.gan.data import BatchOrder
 
 FILE_NAME = "state.safetensors"
@@ -27,6 +27,7 @@ class Progress:
 
     Attributes:
         config: The run's configuration, as JSON holds it.
+        device: The kind of device it ran on.
         iteration: Generator steps done.
         epoch: Passes over the data begun before this one.
         offset: Samples of this pass taken already.
@@ -35,6 +36,7 @@ class Progress:
     """
 
     config: dict[str, Any]
+    device: str
     iteration: int
     epoch: int
     offset: int
@@ -85,11 +87,16 @@ class TrainingState:
         self.history.append((self.iteration, score))
 
     def save(self, folder: Path) -> None:
-        """Write ``folder/state.safetensors``: aside, flushed to the disk, then moved into place."""
+        """Write ``folder/state.safetensors``: aside, flushed to the disk, then moved into place.
+
+        Raises:
+            TuneGanError: if it cannot be written; what was there before is still whole.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         progress = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
+            "device": self.latent_source.device.type,
             "iteration": self.iteration,
             "epoch": self.batches.epoch,
             "offset": self.batches.offset,
@@ -102,6 +109,8 @@ class TrainingState:
             with aside.open("rb+") as written:
                 os.fsync(written.fileno())
             aside.replace(folder / FILE_NAME)
+        except (OSError, SafetensorError) as error:
+            raise TuneGanError(f"{folder / FILE_NAME} cannot be written ({error})") from None
         finally:
             aside.unlink(missing_ok=True)
 
@@ -113,6 +122,12 @@ class TrainingState:
         """
         progress, tensors = _read(folder)
         self._require_same_config(folder, progress.config)
+        device = self.latent_source.device
+        if progress.device != device.type:
+            raise CheckpointError(
+                f"{folder} was trained on {progress.device} and cannot go on on {device.type}, "
+                "whose random numbers are others; go on where there is such a device"
+            )
         try:
             self.generator.load_state_dict(_under("generator", tensors))
             self.discriminator.load_state_dict(_under("discriminator", tensors))
@@ -120,8 +135,8 @@ class TrainingState:
             _load_optimizer(self.disc_optimizer, _under("disc_optimizer", tensors))
             self.latent_source.set_state(tensors["rng.latents"])
             torch.set_rng_state(tensors["rng.torch"])
-            if "rng.cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["rng.cuda"])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["rng.cuda"], device)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise _damaged(folder, error) from None
         self.best_generator = _under("best_generator", tensors)
@@ -201,6 +216,7 @@ def _parse_progress(text: str) -> Progress:
         raise ValueError(f"its format is {values['format']}, not {_FORMAT}")
     return Progress(
         config=dict(values["config"]),
+        device=str(values["device"]),
         iteration=int(values["iteration"]),
         epoch=int(values["epoch"]),
         offset=int(values["offset"]),

@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import os
 import shutil
 import tempfile
 import zlib
@@ -11,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms.v2 import functional as image_ops
 
 from tune_gan.errors import DataError
+from tune_gan.gan.seeds import derive_seed
 
 RING_RADIUS = 1.0
 RING_NOISE = 0.05
@@ -55,12 +54,6 @@ class Dataset:
     held_out: Tensor
     train_labels: Tensor | None = None
     held_out_labels: Tensor | None = None
-
-
-def data_root(configured: str | None) -> Path:
-    """Return the folder that holds the image files: `configured`, ``$TUNE_GAN_DATA`` or the cache."""
-    chosen = configured or os.environ.get("TUNE_GAN_DATA")
-    return Path(chosen).absolute() if chosen else user_cache_path("tune-gan") / "data"
 
 
 @lru_cache(maxsize=2)
@@ -120,7 +113,7 @@ class BatchOrder:
     def move_to(self, epoch: int, offset: int) -> None:
         """Go to a position that `epoch` and `offset` held before."""
         self.epoch, self.offset = epoch, offset
-        source = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        source = torch.Generator().manual_seed(derive_seed(self._seed, f"batches of epoch {epoch}"))
         self._permutation = torch.randperm(self._num_samples, generator=source)
 
     def next(self) -> Tensor:
@@ -134,10 +127,12 @@ class BatchOrder:
 def download(name: str, root: Path) -> None:
     """Fetch the IDX files of MNIST or Fashion-MNIST into torchvision's folders under `root`.
 
+    Nothing is fetched where all four are there already.
+
     Raises:
         DataError: if they cannot be fetched.
     """
-    if name not in _TORCHVISION_CLASS:
+    if name not in _TORCHVISION_CLASS or _idx_folder(name, root):
         return
     try:
         _TORCHVISION_CLASS[name](root=str(root), download=True)
@@ -167,7 +162,13 @@ def _digits() -> Dataset:
 
 
 def _idx_dataset(name: str, root: Path) -> Dataset:
-    folder = _find_idx_folder(name, root)
+    folder = _idx_folder(name, root)
+    if folder is None:
+        expected = root / _IDX_FOLDERS[name][0] / f"{_IDX_FILES[0]}.gz"
+        raise DataError(
+            f"{name} is not under {root}: expected {expected} and its three companions; "
+            "put them there, name their folder with --data-root, or fetch them with --download"
+        )
     loader = _TORCHVISION_CLASS[name]
     with tempfile.TemporaryDirectory(prefix="tune-gan-") as staged:
         raw_folder = Path(staged) / loader.__name__ / "raw"
@@ -189,15 +190,12 @@ def _idx_dataset(name: str, root: Path) -> Dataset:
     )
 
 
-def _find_idx_folder(name: str, root: Path) -> Path:
+def _idx_folder(name: str, root: Path) -> Path | None:
+    """Return the first of the folders that holds all four files, packed or not."""
     for folder in (root / part for part in _IDX_FOLDERS[name]):
         if all(_idx_file(folder, file_name) for file_name in _IDX_FILES):
             return folder
-    expected = root / _IDX_FOLDERS[name][0] / f"{_IDX_FILES[0]}.gz"
-    raise DataError(
-        f"{name} is not under {root}: expected {expected} and its three companions; "
-        "put them there, name their folder with --data-root, or fetch them with --download"
-    )
+    return None
 
 
 def _idx_file(folder: Path, file_name: str) -> Path | None:

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError
-from tune_gan.gan.checkpoint import Progress, load_best_generator, read_progress
+from tune_gan.gan.checkpoint import FILE_NAME, Progress, load_best_generator, read_progress
 from tune_gan.gan.models import build_networks
 from tune_gan.gan.pictures import picture, picture_tensor
 from tune_gan.gan.training import Report, ReportState, generate, iterate
@@ -80,7 +80,7 @@ def train(
         _require_unfinished(folder)
     else:
         _start_folder(folder, config)
-    resumed_at = _forget_later_reports(folder) if checkpoint.is_dir() else 0
+    resumed_at = _forget_later_reports(folder)
     latents = score_latents(config.latent_dim)[:_NUM_SAMPLES]
     state, cause = ReportState.COMPLETED, ""
     with SummaryWriter(str(folder), purge_step=resumed_at + 1) as writer:
@@ -134,11 +134,13 @@ def _require_unfinished(folder: Path) -> None:
 
 
 def _forget_later_reports(folder: Path) -> int:
-    """Cut `metrics.jsonl` back to the checkpoint, whose iteration is returned.
+    """Cut `metrics.jsonl` back to the checkpoint, whose iteration is returned, 0 without one.
 
     A run that was killed between a report and its checkpoint makes that report again.
     """
-    iteration = read_progress(folder / "checkpoint").iteration
+    checkpoint = folder / "checkpoint"
+    has_checkpoint = (checkpoint / FILE_NAME).is_file()
+    iteration = read_progress(checkpoint).iteration if has_checkpoint else 0
     path = folder / "metrics.jsonl"
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

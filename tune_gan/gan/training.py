@@ -17,7 +17,6 @@ from tune_gan.gan.data import (
     RING_NOISE,
     RING_RADIUS,
     BatchOrder,
-    data_root,
     load_dataset,
     resize,
     to_saved_form,
@@ -25,10 +24,12 @@ from tune_gan.gan.data import (
 )
 from tune_gan.gan.losses import discriminator_loss, discriminator_output, generator_loss
 from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.classifier import load_classifier
 from tune_gan.metrics.fourier import fourier_features
 from tune_gan.metrics.ring import ring_measures
-from tune_gan.metrics.score import Scorer, image_features, score_latents
+from tune_gan.metrics.score import Scorer, image_features, out_of_bounds, score_latents
+from tune_gan.places import data_root
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -90,7 +91,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
 
     # Build the networks and their optimizers, or take them up where they were left. The seed is set
     # here, after everything that a worker does only once.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(derive_seed(config.seed, "weights and dropout"))
     training = _start(config, batches, device)
     if checkpoint is not None:
         training.load(checkpoint)
@@ -207,7 +208,7 @@ def _start(config: GanConfig, batches: BatchOrder, device: torch.device) -> Trai
         gen_optimizer=_optimizer(config, generator, config.gen_lr),
         disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
         batches=batches,
-        latent_source=torch.Generator(device).manual_seed(config.seed),
+        latent_source=torch.Generator(device).manual_seed(derive_seed(config.seed, "latents")),
     )
 
 
@@ -263,6 +264,6 @@ def _divergence(means: dict[str, float], generator: nn.Module, samples: Tensor) 
     broken = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
     if not all(bool(weight.isfinite().all()) for weight in generator.state_dict().values()):
         broken.append("a weight of the generator is not finite")
-    if not bool(samples.isfinite().all()):
-        broken.append("a generated sample is not finite")
+    if out_of_bounds(samples):
+        broken.append("a generated sample is not finite or beyond 1e6")
     return ", ".join(broken)

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
 from filelock import FileLock
-from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from tune_gan.places import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _cache_path(name: str, images: Tensor, labels: Tensor) -> Path:
     digest = hashlib.sha256(images.contiguous().numpy().data)
     digest.update(labels.contiguous().numpy().data)
     file_name = f"{name}-{_VERSION}-{digest.hexdigest()[:16]}.safetensors"
-    return user_cache_path("tune-gan") / "features" / file_name
+    return cache_folder() / "features" / file_name
 
 
 def _read_weights(path: Path, network: LeNet) -> bool:

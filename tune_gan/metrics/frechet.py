@@ -1,5 +1,7 @@
 """The Fréchet distance between two sets of features, each taken for a Gaussian."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,8 @@ class FrechetReference:
         Dowson and Landau 1982; as a score of generators Heusel et al. 2017
         (https://arxiv.org/abs/1706.08500): ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))``. The trace of
         the root is the sum of the roots of the eigenvalues of ``C^(1/2) C' C^(1/2)``, which is
-        symmetric; eigenvalues below 0 are rounding errors and count as 0.
+        symmetric; eigenvalues below 0 are rounding errors and count as 0. Infinite where the features
+        are too large for a number.
         """
         standardised = self.standardise(features)
         covariance = standardised.T.cov()
@@ -43,4 +46,6 @@ class FrechetReference:
         eigenvalues = torch.linalg.eigvalsh((inner + inner.T) / 2)
         shift = standardised.mean(dim=0).square().sum()
         spread = covariance.trace() + self._trace - 2 * eigenvalues.clamp(min=0).sqrt().sum()
-        return max(0.0, float(shift + spread))
+        distance = float(shift + spread)
+        # max() would take what is not a number for 0, which is the best score.
+        return max(0.0, distance) if math.isfinite(distance) else math.inf

@@ -1,6 +1,8 @@
 """Read a run folder into one table, a row a trial, also while the sweep runs."""
 
 import json
+import math
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def load_results(run: str | Path) -> pd.DataFrame:
     folder = Path(run)
     spec = read_sweep(folder)
     num_iterations = int(spec["gan"]["num_iterations"])
-    rows = [_read_trial(folder, *entry, num_iterations) for entry in _trial_list(folder)]
+    rows = [_read_trial(folder, trial, num_iterations) for trial in _trial_list(folder)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *spec["space"]])
     whole_numbers = {"best_iteration": "Int64", "iteration": "Int64"}
     return table.astype(whole_numbers).sort_values("trial", ignore_index=True)
@@ -68,9 +70,11 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
     spec = read_yaml(path)
-    if not isinstance(spec, dict) or not {"gan", "space"} <= spec.keys():
+    gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
+    if not (isinstance(gan, dict) and isinstance(space, dict) and "num_iterations" in gan):
         raise RunFolderError(f"{path} is damaged: it describes no sweep")
-    return spec
+    GanConfig.parse(gan)
+    return spec  # type: ignore[no-any-return]
 
 
 def trial_config(folder: Path, values: dict[str, Any]) -> GanConfig:
@@ -83,8 +87,17 @@ def trial_folder(folder: Path, trial: int) -> Path:
     return folder / f"trial_{trial:05d}"
 
 
-def _trial_list(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the trials that Tune has written down, each with what it keeps of its run.
+@dataclass(frozen=True)
+class _ListedTrial:
+    """A trial as Tune lists it: its number from 0, its status and its searched fields."""
+
+    number: int
+    status: str
+    values: dict[str, Any]
+
+
+def _trial_list(folder: Path) -> list[_ListedTrial]:
+    """Return the trials that Tune has written down.
 
     The list and not the folders: a folder may be left over from a trial that Tune has forgotten.
     """
@@ -93,18 +106,24 @@ def _trial_list(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         return []
     try:
         listed = json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"]
-        return [(json.loads(trial), json.loads(runtime)) for trial, runtime in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        trials = [json.loads(trial) for trial, _ in listed]
+        # Ray counts trials from 1 in the experiment tag.
+        return [
+            _ListedTrial(
+                number=int(trial["experiment_tag"].split("_", 1)[0]) - 1,
+                status=str(trial["status"]),
+                values=dict(trial["config"]),
+            )
+            for trial in trials
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{states[-1]} is damaged ({error}); the trials are unknown") from None
 
 
-def _read_trial(
-    folder: Path, trial: dict[str, Any], runtime: dict[str, Any], num_iterations: int
-) -> dict[str, Any]:
-    # Ray counts trials from 1 in the experiment tag.
-    number = int(trial["experiment_tag"].split("_", 1)[0]) - 1
-    reports = _read_reports(trial_folder(folder, number) / "result.json")
-    row: dict[str, Any] = {"trial": number, **trial["config"]}
+def _read_trial(folder: Path, trial: _ListedTrial, num_iterations: int) -> dict[str, Any]:
+    own_folder = trial_folder(folder, trial.number)
+    reports = _read_reports(own_folder / "result.json")
+    row: dict[str, Any] = {"trial": trial.number, **trial.values}
     if reports:
         best = min(reports, key=lambda report: report["fid_proxy"])
         row |= {
@@ -114,14 +133,16 @@ def _read_trial(
             "iteration": reports[-1]["iteration"],
         }
     last = reports[-1] if reports else {}
-    state = _state(trial["status"], last, num_iterations)
+    # Of a trial whose process was killed Tune writes an error file and leaves its status at RUNNING.
+    has_failed = trial.status == "ERROR" or (own_folder / "error.txt").is_file()
+    state = TrialState.FAILED if has_failed else _state(trial.status, last, num_iterations)
     row["state"] = state.value
-    row["cause"] = _cause(state, last, trial_folder(folder, number))
+    row["cause"] = _cause(state, last, own_folder)
     return row
 
 
 def _read_reports(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a trial's `result.json`; one that is being written is left out."""
+    """Return the whole reports of a trial; one that is being written or has no score is left out."""
     if not path.is_file():
         return []
     reports = []
@@ -130,14 +151,14 @@ def _read_reports(path: Path) -> list[dict[str, Any]]:
             report = json.loads(line)
         except ValueError:
             continue
-        if isinstance(report, dict) and {"iteration", "fid_proxy"} <= report.keys():
-            reports.append(report)
+        if isinstance(report, dict) and isinstance(report.get("iteration"), int):
+            score = report.get("fid_proxy")
+            if isinstance(score, int | float) and math.isfinite(score):
+                reports.append(report)
     return reports
 
 
 def _state(status: str, last: dict[str, Any], num_iterations: int) -> TrialState:
-    if status == "ERROR":
-        return TrialState.FAILED
     if last.get("state") == "diverged":
         return TrialState.DIVERGED
     if last and last["iteration"] >= num_iterations:

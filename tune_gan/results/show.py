@@ -1,6 +1,7 @@
 """Show a ranking: as a table on a console, as JSON, as a YAML configuration."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def best_yaml(run: Path) -> str:
     best = best_trial(ranked)
     values = {field: _json(best[field]) for field in searched_fields(ranked)}
     heading = (
-        f"# trial {best['trial']} of {run.absolute().name}: best fid_proxy "
+        f"# trial {best['trial']} of {run.absolute().name!r}: best fid_proxy "
         f"{best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}\n"
     )
     return heading + trial_config(run, values).to_yaml()
@@ -101,9 +102,24 @@ def print_ranking(ranked: pd.DataFrame, as_json: bool, top: int | None = None) -
     if as_json:
         print(json.dumps(ranking_records(ranked), indent=2))
     elif ranked.empty:
-        _table_console().print("no trial has been written down yet")
+        _table_console().print("no trial has been written down yet; Ray does so every 10 seconds")
     else:
         _table_console().print(ranking_table(ranked, top))
+
+
+def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
+    """Print what tuning gained and what to do with a finished sweep's winner.
+
+    Args:
+        folder: The run folder, with ``best.yaml`` and ``best_samples.png`` in it.
+        ranked: Its ranked trials.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    config = shlex.quote(str(folder / "best.yaml"))
+    console.print(f"\n{gain_line(ranked)}")
+    console.print(f"samples of the best: {folder / 'best_samples.png'}")
+    console.print(f"train with it:       tune-gan train --config {config}")
+    console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")
 
 
 def _table_console() -> Console:

@@ -1,15 +1,11 @@
 """What a sweep leaves behind and says at its end."""
 
-import shlex
 from pathlib import Path
-
-import pandas as pd
-from rich.console import Console
 
 from tune_gan.gan.run_folder import save_best_samples
 from tune_gan.results.load import load_results, trial_folder
 from tune_gan.results.ranking import best_trial, rank
-from tune_gan.results.show import best_yaml, gain_line, print_ranking
+from tune_gan.results.show import best_yaml, print_next_steps, print_ranking
 
 _SHOWN_TRIALS = 10
 
@@ -38,14 +34,5 @@ def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
     checkpoint = max(trial_folder(folder, int(best["trial"])).glob("checkpoint_*"))
     save_best_samples(checkpoint, folder / "best_samples.png")
     if not as_json:
-        _print_next_steps(folder, ranked)
+        print_next_steps(folder, ranked)
     return ended
-
-
-def _print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    config = shlex.quote(str(folder / "best.yaml"))
-    console.print(f"\n{gain_line(ranked)}")
-    console.print(f"samples of the best: {folder / 'best_samples.png'}")
-    console.print(f"train with it:       tune-gan train --config {config}")
-    console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")

@@ -27,7 +27,7 @@ class SweepProgress(tune.Callback):
         self._started = time.monotonic()
         self._num_finished = 0
         self._share_done: dict[str, float] = {}
-        self._best: tuple[float, str] | None = None
+        self._scores: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,10 +53,10 @@ class SweepProgress(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Take in a report."""
-        score = float(result["best_fid_proxy"])
         self._share_done[trial.trial_id] = result["iteration"] / self._spec.gan.num_iterations
-        if result["state"] != "diverged" and (self._best is None or score < self._best[0]):
-            self._best = (score, trial_number(trial))
+        self._scores[trial_number(trial)] = float(result["best_fid_proxy"])
+        if result["state"] == "diverged":
+            del self._scores[trial_number(trial)]
         self._bar.update(self._task, best=self._describe_best(), left=self._describe_left())
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -74,6 +74,7 @@ class SweepProgress(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has failed."""
+        self._scores.pop(trial_number(trial), None)
         self._finish(trial, "failed")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
@@ -91,7 +92,10 @@ class SweepProgress(tune.Callback):
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _describe_best(self) -> str:
-        return f"best {self._best[0]:.4g} by trial {self._best[1]}" if self._best else "no score yet"
+        if not self._scores:
+            return "no score yet"
+        best = min(self._scores, key=lambda number: self._scores[number])
+        return f"best {self._scores[best]:.4g} by trial {best}"
 
     def _describe_left(self) -> str:
         done = sum(self._share_done.values()) / self._spec.num_trials

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tune_gan.errors import ConfigError
-from tune_gan.settings import nearest
+from tune_gan.settings import nearest, shortened
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -49,16 +49,20 @@ class Distribution:
             ConfigError: for another kind, or arguments that do not fit it.
         """
         if not isinstance(given, Mapping) or len(given) != 1:
-            raise ConfigError(f"expected one distribution, one of {', '.join(_FORMS)}, got {given!r}")
+            raise ConfigError(
+                f"expected one distribution, one of {', '.join(_FORMS)}, got {shortened(given)}"
+            )
         ((kind, arguments),) = given.items()
         if kind not in _FORMS:
             hint = nearest(str(kind), list(_FORMS))
-            raise ConfigError(f"unknown distribution {kind};{hint} valid: {', '.join(_FORMS)}")
+            raise ConfigError(
+                f"unknown distribution {shortened(kind)};{hint} valid: {', '.join(_FORMS)}"
+            )
         if isinstance(arguments, str) or not isinstance(arguments, Sequence):
-            raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {arguments!r}")
+            raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {shortened(arguments)}")
         distribution = cls(kind, tuple(_plain(value) for value in arguments))
         if not distribution._fits():
-            raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {list(arguments)}")
+            raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {shortened(list(arguments))}")
         return distribution
 
     def to_mapping(self) -> dict[str, list[Value]]:
@@ -136,8 +140,8 @@ class Distribution:
 
 def _plain(value: object) -> Value:
     """Return a value as Optuna and JSON keep it: lists as text."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ConfigError(f"{value!r} is no number, text, true, false, null or list")
+    if isinstance(value, list | tuple) and all(isinstance(part, int | str) for part in value):
+        return ",".join(map(str, value))
+    raise ConfigError(f"{shortened(value)} is no number, text, true, false, null or flat list")

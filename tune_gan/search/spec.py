@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, m
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
+from tune_gan.places import data_root
 from tune_gan.presets import read_preset, resolve_gan
 from tune_gan.search.space import Distribution
 from tune_gan.settings import Settings, nearest, parse_yaml, read_yaml
@@ -51,6 +52,19 @@ class Resources(Settings):
     )
 
 
+# Trials that differ in these would not compare, or would differ by luck and place alone.
+_NOT_SEARCHED = (
+    "dataset",
+    "data_root",
+    "image_size",
+    "num_iterations",
+    "report_every",
+    "seed",
+    "device",
+    "num_threads",
+)
+
+
 def _gan_section(value: object) -> object:
     return resolve_gan(dict(value)) if isinstance(value, Mapping) else value
 
@@ -65,6 +79,10 @@ def _distribution(field: str, given: object) -> Distribution:
     if field not in GanConfig.model_fields:
         hint = nearest(field, list(GanConfig.model_fields))
         raise ConfigError(f"{field}: unknown field of the configuration;{hint or ' see --help'}")
+    if field in _NOT_SEARCHED:
+        raise ConfigError(
+            f"{field}: cannot be searched, scores would not compare; set it for all trials under gan"
+        )
     try:
         return given if isinstance(given, Distribution) else Distribution.from_mapping(given)
     except ConfigError as error:
@@ -98,6 +116,11 @@ class SweepSpec(Settings):
     def _check_together(self) -> Self:
         if not self.space:
             raise ConfigError("space is empty: name at least one field to search")
+        if self.gan.num_threads not in (1, self.resources.cpus):
+            raise ConfigError(
+                f"gan.num_threads {self.gan.num_threads}: a trial computes with a thread for each of "
+                f"its resources.cpus, {self.resources.cpus}; set that instead"
+            )
         self._check_bounds()
         self._check_algorithm()
         return self
@@ -192,6 +215,14 @@ def load_spec(source: str, changes: Mapping[str, Any] | None = None) -> SweepSpe
         raise ConfigError(f"{source}: {error}") from None
 
 
+def resolve(spec: SweepSpec) -> SweepSpec:
+    """Write into a sweep what follows from where it runs: the data's folder, a thread for each CPU."""
+    changes: dict[str, Any] = {"num_threads": spec.resources.cpus}
+    if spec.gan.dataset in ("mnist", "fashion_mnist"):
+        changes["data_root"] = str(data_root(spec.gan.data_root))
+    return spec.model_copy(update={"gan": spec.gan.model_copy(update=changes)})
+
+
 def describe_work(spec: SweepSpec) -> str:
     """Say how many trials a sweep runs and how much it trains at the most."""
     iterations = spec.num_trials * spec.gan.num_iterations
@@ -217,7 +248,7 @@ def parse_change(text: str) -> tuple[str, Any]:
 
 def _change(values: dict[str, Any], name: str, value: object) -> None:
     path = name.replace("-", "_").split(".")
-    if len(path) == 1:
+    if path[0] not in SweepSpec.model_fields and len(path) == 1:
         if path[0] not in GanConfig.model_fields:
             hint = nearest(path[0], list(GanConfig.model_fields))
             raise ConfigError(

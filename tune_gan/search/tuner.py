@@ -8,7 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
-from tune_gan.errors import ConfigError, RunFolderError, TuneGanError
-from tune_gan.gan.data import BatchOrder, data_root, load_dataset
+from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.gan.data import BatchOrder, load_dataset
 from tune_gan.gan.training import load_scorer
+from tune_gan.places import data_root
 from tune_gan.search.progress import SweepProgress, trial_number
 from tune_gan.search.searcher import METRIC, StudySearcher
-from tune_gan.search.spec import SweepSpec
+from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.trainable import train_trial
 
 _RECORDED_PACKAGES = ("tune-gan", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
@@ -61,20 +62,12 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
         BatchOrder(num_samples, spec.gan.batch_size, spec.gan.seed)
         load_scorer(spec.gan.dataset, root, spec.gan.image_size)
         _sweep_on_ray(spec, folder, console)
-    except TuneGanError:
+    except BaseException:
         # Leave nothing behind where nothing was begun.
         with suppress(OSError):
             folder.rmdir()
         raise
     return folder
-
-
-def resolve(spec: SweepSpec) -> SweepSpec:
-    """Write into a sweep what follows from where it runs: the data's folder, a thread for each CPU."""
-    changes: dict[str, Any] = {"num_threads": spec.resources.cpus}
-    if spec.gan.dataset in ("mnist", "fashion_mnist"):
-        changes["data_root"] = str(data_root(spec.gan.data_root))
-    return spec.model_copy(update={"gan": spec.gan.model_copy(update=changes)})
 
 
 def default_run_folder(spec: SweepSpec) -> Path:
@@ -107,6 +100,13 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
 
 
 def _sweep_on_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
+    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
+    # cause of death is in the trial's error file and in the ranking.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        _sweep_on_started_ray(spec, folder, console)
+
+
+def _sweep_on_started_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
     started_ray = _start_ray()
     try:
         workers = num_workers(spec, ray.cluster_resources())
@@ -191,8 +191,26 @@ def _start_ray() -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this a path in a configuration would be relative to the folder of its trial.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _require_answer(address)
+    try:
+        ray.init(
+            address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Ray cannot be reached at RAY_ADDRESS={address} ({reason})") from None
     return True
+
+
+def _require_answer(address: str) -> None:
+    """Fail at once where Ray would try an address that does not answer for minutes."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ConfigError(f"nothing answers at RAY_ADDRESS={address} ({error})") from None
 
 
 def _make_folder(folder: Path) -> None:
@@ -222,8 +240,14 @@ def _write_head(folder: Path, spec: SweepSpec) -> None:
 
 
 def _git_revision() -> str | None:
-    """Return the revision of the checkout that this package runs from, if it does."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the revision of the checkout that this package runs from, if it does.
+
+    Where files of it are changed, ``-dirty`` is added.
+    """
+    package = Path(__file__).parent.parent
+    if not (package.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
