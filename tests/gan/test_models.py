@@ -71,6 +71,17 @@ def test_dcgan_convolutions_are_drawn_with_deviation_0_02(preset: str) -> None:
                 assert abs(deviation - 0.02) < tolerance
 
 
+@pytest.mark.parametrize("preset", ["vanilla", "dcgan28"])
+def test_dense_layers_start_as_flux_starts_them(preset: str) -> None:
+    torch.manual_seed(0)
+    for network in build_networks(load_preset(preset)):
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                bound = math.sqrt(6 / (module.in_features + module.out_features))
+                assert 0.95 * bound < module.weight.abs().max().item() <= bound
+                assert module.bias is None or not bool(module.bias.any())
+
+
 @pytest.mark.parametrize(
     ("activation", "at_minus_one"),
     [

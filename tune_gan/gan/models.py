@@ -42,6 +42,7 @@ class MlpGenerator(nn.Module):
         if config.image_size is not None:
             layers += [nn.Tanh(), nn.Unflatten(1, config.sample_shape)]
         self.layers = nn.Sequential(*layers)
+        self.apply(_init_dense)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Generate one sample for each latent."""
@@ -63,6 +64,7 @@ class MlpDiscriminator(nn.Module):
             layers += [nn.Linear(width_in, width), _activation(config), nn.Dropout(config.dropout)]
             width_in = width
         self.layers = nn.Sequential(*layers, nn.Linear(width_in, 1))
+        self.apply(_init_dense)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return the logit of 'real' for each sample."""
@@ -95,6 +97,7 @@ class Dcgan28Generator(nn.Module):
             nn.ConvTranspose2d(f, 1, 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.Tanh(),
         )
+        self.apply(_init_dense)
         self.apply(_init_convolutions)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -122,6 +125,7 @@ class Dcgan28Discriminator(nn.Module):
             nn.Flatten(),
             nn.Linear(7 * 7 * 2 * f, 1),
         )
+        self.apply(_init_dense)
         self.apply(_init_convolutions)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -221,6 +225,14 @@ def _downsample(config: GanConfig, channels_in: int, channels_out: int) -> list[
         _activation(config),
         nn.Dropout(config.dropout),
     ]
+
+
+def _init_dense(module: nn.Module) -> None:
+    """Draw weights as Glorot and Bengio 2010 do, uniform, biases 0: what Flux's Dense starts from."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _init_convolutions(module: nn.Module) -> None:
