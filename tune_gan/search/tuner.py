@@ -61,7 +61,10 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
         num_samples = len(load_dataset(spec.gan.dataset, root).train)
         BatchOrder(num_samples, spec.gan.batch_size, spec.gan.seed)
         load_scorer(spec.gan.dataset, root, spec.gan.image_size)
-        _sweep_on_ray(spec, folder, console)
+        # Ray writes of dying workers, in colours, on the standard output, which is for results; their
+        # cause of death is in the trial's error file and in the ranking.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            _sweep_on_ray(spec, folder, console)
     except BaseException:
         # Leave nothing behind where nothing was begun.
         with suppress(OSError):
@@ -100,13 +103,6 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
 
 
 def _sweep_on_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
-    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
-    # cause of death is in the trial's error file and in the ranking.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        _sweep_on_started_ray(spec, folder, console)
-
-
-def _sweep_on_started_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
     started_ray = _start_ray()
     try:
         workers = num_workers(spec, ray.cluster_resources())
