@@ -49,7 +49,10 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except TyperException as error:
-        _fail(f"{error.format_message()} (see --help)", error.exit_code)
+        # Without a command the help has been printed and there is nothing to add.
+        if message := error.format_message():
+            _fail(f"{message} (see --help)", error.exit_code)
+        sys.exit(error.exit_code)
     except TuneGanError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import RunFolderError
+from tune_gan.errors import InputError, RunFolderError
 from tune_gan.gan.checkpoint import FILE_NAME, Progress, load_best_generator, read_progress
 from tune_gan.gan.models import build_networks
 from tune_gan.gan.pictures import picture, picture_tensor
@@ -80,6 +81,24 @@ def train(
         _require_unfinished(folder)
     else:
         _start_folder(folder, config)
+    try:
+        state, cause = _train_into(folder, config, on_report)
+    except InputError:
+        # Leave nothing behind where nothing was begun.
+        if not resume and not (checkpoint / FILE_NAME).is_file():
+            shutil.rmtree(folder)
+        raise
+    save_best_samples(checkpoint, folder / "samples.png")
+    result = _result(folder, read_progress(checkpoint), state, cause)
+    values = {name: value for name, value in asdict(result).items() if name != "folder"}
+    _write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
+    return result
+
+
+def _train_into(
+    folder: Path, config: GanConfig, on_report: Callable[[Report], None] | None
+) -> tuple[ReportState, str]:
+    checkpoint = folder / "checkpoint"
     resumed_at = _forget_later_reports(folder)
     latents = score_latents(config.latent_dim)[:_NUM_SAMPLES]
     state, cause = ReportState.COMPLETED, ""
@@ -91,11 +110,7 @@ def train(
             state, cause = report.state, report.cause
             if on_report:
                 on_report(report)
-    save_best_samples(checkpoint, folder / "samples.png")
-    result = _result(folder, read_progress(checkpoint), state, cause)
-    values = {name: value for name, value in asdict(result).items() if name != "folder"}
-    _write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
-    return result
+    return state, cause
 
 
 def save_best_samples(checkpoint: Path, path: Path) -> None:
