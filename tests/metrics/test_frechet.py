@@ -1,4 +1,3 @@
-import contextlib
 import math
 
 import pytest
@@ -53,8 +52,7 @@ def test_singular_covariances_are_finite() -> None:
 def test_what_is_too_large_for_a_number_is_infinite_and_never_0() -> None:
     huge = torch.full((300, 4), 1e308, dtype=torch.float64)
     huge[0] = -1e308
-    with contextlib.suppress(RuntimeError):
-        assert FrechetReference(whitened(300, 4)).distance(huge) == math.inf
+    assert FrechetReference(whitened(300, 4)).distance(huge) == math.inf
 
 
 class _FirstPixels(nn.Module):

@@ -43,6 +43,8 @@ class FrechetReference:
         standardised = self.standardise(features)
         covariance = standardised.T.cov()
         inner = self._root @ covariance @ self._root
+        if not bool(inner.isfinite().all()):
+            return math.inf
         eigenvalues = torch.linalg.eigvalsh((inner + inner.T) / 2)
         shift = standardised.mean(dim=0).square().sum()
         spread = covariance.trace() + self._trace - 2 * eigenvalues.clamp(min=0).sqrt().sum()
