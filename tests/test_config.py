@@ -23,6 +23,12 @@ _FIELDS = {
     "activation": st.sampled_from(["relu", "leaky_relu", "mish"]),
     "activation_alpha": st.floats(0, 10),
     "loss": st.sampled_from(["non_saturating", "minimax", "least_squares", "hinge"]),
+    "disc_batch_norm": st.none() | st.booleans(),
+    "spectral_norm": st.booleans(),
+    "disc_logits": st.integers(1, 64),
+    "gp_weight": st.floats(0, 1e6),
+    "r1_weight": st.floats(0, 1e6),
+    "ema_decay": _PROBABILITY,
     "gen_lr": _RATE,
     "disc_lr": _RATE,
     "beta1": _PROBABILITY,
@@ -42,6 +48,47 @@ def configs() -> st.SearchStrategy[GanConfig]:
 def test_round_trip_through_yaml_and_json(config: GanConfig) -> None:
     assert GanConfig.parse(parse_yaml(config.to_yaml())) == config
     assert GanConfig.parse(json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "meant"),
+    [
+        ("optimizer", "ADAM", "adam"),
+        ("optimizer", "RMSProp", "rmsprop"),
+        ("optimizer", "NAdam", "nadam"),
+        ("activation", "leakyrelu", "leaky_relu"),
+        ("activation", "LeakyReLU", "leaky_relu"),
+        ("activation", "TReLU", "trelu"),
+        ("dataset", "Fashion-MNIST", "fashion_mnist"),
+        ("loss", "Non-Saturating", "non_saturating"),
+    ],
+)
+def test_names_are_taken_in_any_spelling(field: str, given: str, meant: str) -> None:
+    assert getattr(GanConfig.parse({field: given}), field) == meant
+
+
+def test_a_name_that_is_none_is_refused_as_it_was_given() -> None:
+    with pytest.raises(ConfigError, match="optimizer: 'ADAMM' is not valid; give one of adam, adamw"):
+        GanConfig.parse({"optimizer": "ADAMM"})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dataset": "folder"}, "needs data_root"),
+        ({"loss": "wasserstein"}, "set gp_weight"),
+        ({"architecture": "dcgan28", "disc_logits": 2}, "goes with architecture mlp"),
+    ],
+)
+def test_fields_that_do_not_fit_each_other(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        GanConfig.parse(values)
+
+
+def test_batch_norm_follows_from_the_architecture() -> None:
+    assert GanConfig(architecture="dcgan64").disc_batch_norm is True
+    assert GanConfig(architecture="dcgan28").disc_batch_norm is False
+    assert GanConfig(architecture="dcgan64", disc_batch_norm=False).disc_batch_norm is False
 
 
 def test_file_round_trip(tmp_path: Path) -> None:

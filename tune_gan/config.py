@@ -2,15 +2,66 @@
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tune_gan.errors import ConfigError
 from tune_gan.settings import Settings
 
-IMAGE_SIZE_OF_DATASET = {"circle": None, "digits": 8, "mnist": 28, "fashion_mnist": 28}
+IMAGE_SIZE_OF_DATASET = {"circle": None, "digits": 8, "mnist": 28, "fashion_mnist": 28, "folder": 64}
 IMAGE_SIZE_OF_ARCHITECTURE = {"dcgan28": 28, "dcgan64": 64}
+
+Dataset = Literal["circle", "digits", "mnist", "fashion_mnist", "folder"]
+Architecture = Literal["mlp", "dcgan28", "dcgan64"]
+Activation = Literal[
+    "relu",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "trelu",
+    "gelu",
+    "silu",
+    "selu",
+    "mish",
+    "tanh",
+    "softplus",
+]
+Loss = Literal["non_saturating", "minimax", "least_squares", "hinge", "wasserstein"]
+Optimizer = Literal["adam", "adamw", "nadam", "radam", "rmsprop", "sgd"]
+
+_NAMED_VALUES: dict[str, tuple[str, ...]] = {
+    "dataset": get_args(Dataset),
+    "architecture": get_args(Architecture),
+    "activation": get_args(Activation),
+    "loss": get_args(Loss),
+    "optimizer": get_args(Optimizer),
+}
+
+# What the tutorials that these GANs come from call the fields; the command line takes them too.
+OTHER_NAMES = {
+    "gen_lr": ("lr_gen",),
+    "disc_lr": ("lr_dscr",),
+    "disc_steps": ("train_k",),
+    "dropout": ("prob_dropout",),
+    "report_every": ("output_period", "verbose_freq"),
+}
+
+
+def canonical(field: str, value: object) -> object:
+    """Return a field's value in this program's spelling: ``ADAM`` is adam, ``leakyrelu`` leaky_relu.
+
+    Case, dashes and underscores do not count; what is no value of the field comes back as it is.
+    """
+    if field in _NAMED_VALUES and isinstance(value, str):
+        for name in _NAMED_VALUES[field]:
+            if _letters(name) == _letters(value):
+                return name
+    return value
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _widths(value: object) -> object:
@@ -44,19 +95,26 @@ class GanConfig(Settings):
         ConfigError: for an unknown field or a value out of bounds, in one line.
     """
 
-    dataset: Literal["circle", "digits", "mnist", "fashion_mnist"] = Field(
-        "mnist", description="Data set to learn: a 2-D ring, or grey images."
+    dataset: Dataset = Field(
+        "mnist",
+        description="Data set to learn: a 2-D ring, grey images, or any folder's images, in colour.",
     )
     data_root: Annotated[str, AfterValidator(_path)] | None = Field(
         None,
-        description="Folder with the MNIST or Fashion-MNIST files (a place, no hyperparameter).",
+        description="Folder with the MNIST or Fashion-MNIST files, or the images of dataset folder "
+        "(a place, no hyperparameter).",
+    )
+    weights: Annotated[str, AfterValidator(_path)] | None = Field(
+        None,
+        description="File with torchvision's ImageNet weights of MobileNetV2, in whose features a "
+        "folder of images is scored; by default that in torchvision's cache.",
     )
     image_size: Annotated[int, Field(ge=4, le=512)] | None = Field(
         None,
         description="Image height and width in pixels; by default that of the architecture or the "
         "data set. Images of another size are resized once. Null for the ring.",
     )
-    architecture: Literal["mlp", "dcgan28", "dcgan64"] = Field(
+    architecture: Architecture = Field(
         "mlp", description="Networks: fully connected, or a DCGAN for 28x28 or 64x64 images."
     )
     gen_hidden: Widths = Field(
@@ -72,19 +130,7 @@ class GanConfig(Settings):
     latent_dim: int = Field(
         100, ge=1, le=4096, description="Dimension of the latent space, standard normal."
     )
-    activation: Literal[
-        "relu",
-        "leaky_relu",
-        "elu",
-        "celu",
-        "trelu",
-        "gelu",
-        "silu",
-        "selu",
-        "mish",
-        "tanh",
-        "softplus",
-    ] = Field(
+    activation: Activation = Field(
         "leaky_relu",
         description="Hidden activation of both MLPs and of a DCGAN's discriminator.",
     )
@@ -98,18 +144,46 @@ class GanConfig(Settings):
     dropout: float = Field(
         0.3, ge=0, lt=1, description="Probability of dropping a hidden unit of the discriminator."
     )
-    loss: Literal["non_saturating", "minimax", "least_squares", "hinge"] = Field(
-        "non_saturating", description="Adversarial loss."
+    disc_batch_norm: bool | None = Field(
+        None,
+        description="Batch norm between the discriminator's layers; by default as the architecture's "
+        "document has it, in dcgan64 alone.",
     )
+    spectral_norm: bool = Field(
+        False, description="Divide every weight matrix of the discriminator by its spectral norm."
+    )
+    disc_logits: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Outputs of an MLP discriminator, over which its losses are averaged.",
+    )
+    loss: Loss = Field("non_saturating", description="Adversarial loss.")
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=0.5,
-        description="The real label is 1 minus this in the discriminator's loss (not with hinge).",
+        description="The real label is 1 minus this in the discriminator's loss (not with hinge and "
+        "wasserstein).",
     )
-    optimizer: Literal["adam", "adamw", "nadam", "radam", "rmsprop", "sgd"] = Field(
-        "adam", description="Optimizer of both networks."
+    gp_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Weight of WGAN-GP's gradient penalty, 10 in its paper; it was not made for a "
+        "discriminator with batch norm.",
     )
+    r1_weight: float = Field(
+        0.0, ge=0, le=1e6, description="Weight gamma of the R1 gradient penalty, 10 in its paper."
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of an exponential moving average of the generator, which then is what is "
+        "scored and sampled, e.g. 0.999; 0 is none.",
+    )
+    optimizer: Optimizer = Field("adam", description="Optimizer of both networks.")
     gen_lr: LearningRate = Field(2e-4, description="Learning rate of the generator.")
     disc_lr: LearningRate = Field(2e-4, description="Learning rate of the discriminator.")
     beta1: float = Field(
@@ -146,15 +220,18 @@ class GanConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_image_size(cls, values: Any) -> Any:
-        """Write the image size that follows from the architecture or the data set into the config."""
-        if isinstance(values, dict) and values.get("image_size") is None:
-            dataset = values.get("dataset", "mnist")
-            architecture = values.get("architecture", "mlp")
+    def _complete(cls, values: Any) -> Any:
+        """Spell values as this program does and write in what follows from other fields."""
+        if not isinstance(values, dict):
+            return values
+        values = {name: canonical(name, value) for name, value in values.items()}
+        dataset = values.get("dataset", "mnist")
+        architecture = str(values.get("architecture", "mlp"))
+        if values.get("image_size") is None and dataset != "circle":
             size = IMAGE_SIZE_OF_DATASET.get(str(dataset))
-            if dataset != "circle":
-                size = IMAGE_SIZE_OF_ARCHITECTURE.get(str(architecture), size)
-            return {**values, "image_size": size}
+            values["image_size"] = IMAGE_SIZE_OF_ARCHITECTURE.get(architecture, size)
+        if values.get("disc_batch_norm") is None:
+            values["disc_batch_norm"] = architecture == "dcgan64"
         return values
 
     @model_validator(mode="after")
@@ -175,12 +252,28 @@ class GanConfig(Settings):
             )
         if self.activation == "celu" and self.activation_alpha == 0:
             raise ConfigError("activation celu divides by activation_alpha, which must be above 0")
+        if self.dataset == "folder" and self.data_root is None:
+            raise ConfigError("dataset folder needs data_root, the folder that holds the images")
+        if self.disc_logits > 1 and self.architecture != "mlp":
+            raise ConfigError(
+                f"disc_logits {self.disc_logits} goes with architecture mlp, not {self.architecture}"
+            )
+        if self.loss == "wasserstein" and not (self.gp_weight or self.r1_weight or self.spectral_norm):
+            raise ConfigError(
+                "loss wasserstein needs a smooth discriminator: set gp_weight (10 in the paper), "
+                "r1_weight or spectral_norm"
+            )
         return self
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: ``(2,)`` for points, ``(1, image_size, image_size)`` for images."""
-        return (2,) if self.image_size is None else (1, self.image_size, self.image_size)
+        """Shape of one sample: ``(2,)``, or ``(channels, image_size, image_size)`` for images.
+
+        Images of a folder have 3 channels, all others 1.
+        """
+        if self.image_size is None:
+            return (2,)
+        return (3 if self.dataset == "folder" else 1, self.image_size, self.image_size)
 
     @property
     def num_reports(self) -> int:

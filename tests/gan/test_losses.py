@@ -1,10 +1,17 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from tune_gan.gan.losses import discriminator_loss, discriminator_output, generator_loss
+from tune_gan.gan.losses import (
+    discriminator_loss,
+    discriminator_output,
+    generator_loss,
+    gradient_penalty,
+    r1_penalty,
+)
 
 REAL = torch.tensor([1.5, -0.5, 0.0])
 FAKE = torch.tensor([-2.0, 0.5, 3.0])
@@ -29,9 +36,58 @@ def test_generator_losses_follow_their_formulas() -> None:
         "minimax": (1 - _sigmoid(FAKE)).log().mean(),
         "least_squares": ((FAKE - 1) ** 2).mean() / 2,
         "hinge": -FAKE.mean(),
+        "wasserstein": -FAKE.mean(),
     }
     for loss, expected in formulas.items():
         torch.testing.assert_close(generator_loss(loss, FAKE), expected)
+
+
+def test_wasserstein_discriminator() -> None:
+    expected = FAKE.mean() - REAL.mean()
+    torch.testing.assert_close(discriminator_loss("wasserstein", REAL, FAKE), expected)
+
+
+def _quadratic(samples: torch.Tensor) -> torch.Tensor:
+    """D(x) = |x|^2 / 2, whose gradient is x."""
+    return samples.flatten(1).square().sum(dim=1) / 2
+
+
+def test_gradient_penalty_follows_its_formula() -> None:
+    torch.manual_seed(0)
+    real, fake = torch.randn(5, 1, 2, 2), torch.randn(5, 1, 2, 2)
+    shares = torch.rand(5, generator=torch.Generator().manual_seed(3)).reshape(5, 1, 1, 1)
+    between = shares * real + (1 - shares) * fake
+    expected = (between.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty = gradient_penalty(_Network(_quadratic), real, fake, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(penalty, expected)
+
+
+def test_r1_follows_its_formula_and_averages_several_logits() -> None:
+    real = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    expected = torch.tensor((25.0 + 1.0) / 2 / 2)
+    torch.testing.assert_close(r1_penalty(_Network(_quadratic), real), expected)
+    twice = _Network(lambda x: torch.stack([_quadratic(x), _quadratic(x)], dim=1))
+    torch.testing.assert_close(r1_penalty(twice, real), expected)
+
+
+def test_penalties_have_gradients_by_the_weights() -> None:
+    first = torch.nn.Linear(2, 4)
+    network = torch.nn.Sequential(first, torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    for penalty in (
+        r1_penalty(network, torch.randn(6, 2)),
+        gradient_penalty(network, torch.randn(6, 2), torch.randn(6, 2), torch.Generator()),
+    ):
+        (gradient,) = torch.autograd.grad(penalty, first.weight)
+        assert gradient.abs().sum() > 0
+
+
+class _Network(torch.nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return self._function(samples)
 
 
 def test_least_squares_and_hinge_discriminators() -> None:

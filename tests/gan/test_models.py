@@ -20,7 +20,7 @@ def test_shapes_and_ranges(preset: str) -> None:
     generator, discriminator = build_networks(config)
     samples = generator(torch.randn(3, config.latent_dim))
     assert samples.shape == (3, *config.sample_shape)
-    assert discriminator(samples).shape == (3,)
+    assert discriminator(samples).shape == ((3, 2) if preset == "circle" else (3,))
     if config.image_size is not None:
         assert samples.abs().max() <= 1
 
@@ -58,6 +58,70 @@ def test_dcgan64_is_the_pair_of_the_tutorial() -> None:
     channels = [64, 128, 256, 512]
     blocks = sum(16 * i * o + 2 * o for i, o in itertools.pairwise(channels))
     assert _parameters(discriminator) == 16 * 64 + 64 + blocks + 16 * 512 + 1
+
+
+def test_simple_is_the_pair_of_the_tutorial() -> None:
+    generator, discriminator = build_networks(load_preset("simple"))
+    assert _parameters(generator) == 65 * 256 + 257 * 784
+    assert _parameters(discriminator) == 785 * 128 + 129
+    slopes = [m.negative_slope for m in generator.modules() if isinstance(m, nn.LeakyReLU)]
+    assert slopes == [0.1]
+
+
+def test_circle_is_the_pair_of_the_tutorial() -> None:
+    config = load_preset("circle")
+    hidden = config.gen_hidden[0]
+    # Both: 2 inputs, two hidden layers of a width, 2 outputs, all with biases.
+    expected = (2 + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * 2
+    for network in build_networks(config):
+        assert _parameters(network) == expected
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "dcgan28", "dcgan64"])
+def test_a_folder_s_images_have_three_channels(architecture: str) -> None:
+    values = {"dataset": "folder", "data_root": "x", "architecture": architecture, "features": 4}
+    config = GanConfig.parse(values)
+    generator, discriminator = build_networks(config)
+    images = generator(torch.randn(2, config.latent_dim))
+    size = 28 if architecture == "dcgan28" else 64
+    assert images.shape == (2, 3, size, size)
+    assert discriminator(images).shape == (2,)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "dcgan28", "dcgan64"])
+def test_batch_norm_in_the_discriminator(architecture: str) -> None:
+    norms, biases = {}, {}
+    for given in (None, True, False):
+        config = GanConfig.parse(
+            {"architecture": architecture, "features": 4, "disc_batch_norm": given}
+        )
+        _, discriminator = build_networks(config)
+        modules = list(discriminator.modules())
+        norms[given] = sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in modules)
+        layers = [m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)]
+        biases[given] = sum(layer.bias is not None for layer in layers)
+    own = architecture == "dcgan64"
+    assert norms[None] == norms[own]
+    assert norms[False] == 0
+    assert norms[True] == {"mlp": 3, "dcgan28": 1, "dcgan64": 3}[architecture]
+    # What batch norm shifts needs no bias of its own.
+    assert biases[False] - biases[True] == norms[True]
+
+
+def test_spectral_norm_bounds_every_weight_of_the_discriminator() -> None:
+    torch.manual_seed(0)
+    for architecture in ("mlp", "dcgan28", "dcgan64"):
+        config = GanConfig.parse({"architecture": architecture, "features": 4, "spectral_norm": True})
+        generator, discriminator = build_networks(config)
+        images = torch.randn(4, *config.sample_shape)
+        for _ in range(200):
+            discriminator(images)
+        layers = [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        assert layers
+        for layer in layers:
+            norm = torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item()
+            assert norm == pytest.approx(1, abs=0.02)
+        assert not any("parametrizations" in name for name, _ in generator.named_parameters())
 
 
 @pytest.mark.parametrize("preset", ["dcgan28", "dcgan64"])

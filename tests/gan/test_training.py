@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from tune_gan import places
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, DataError, TuneGanError
 from tune_gan.gan import models, training
 from tune_gan.gan.checkpoint import FILE_NAME, TrainingState, load_best_generator, read_progress
-from tune_gan.gan.training import Report, ReportState, generate, iterate
+from tune_gan.gan.training import Report, ReportState, generate, iterate, load_scorer
 from tune_gan.metrics.score import WORST_SCORE, score_latents
 
 DESIGN_METRICS = {
@@ -55,11 +56,48 @@ def test_reports_carry_what_the_design_names(tiny_ring: GanConfig) -> None:
     assert [report.metrics["iteration"] for report in reports] == [2, 4, 6]
     assert [report.state for report in reports] == ["running", "running", "completed"]
     for report in reports:
-        assert set(report.metrics) == DESIGN_METRICS | {"radial_error", "sector_coverage"}
+        assert set(report.metrics) == DESIGN_METRICS | {"epoch", "radial_error", "sector_coverage"}
         assert all(math.isfinite(value) for value in report.metrics.values())
     scores = [report.metrics["fid_proxy"] for report in reports]
     bests = [report.metrics["best_fid_proxy"] for report in reports]
     assert bests == [min(scores[: i + 1]) for i in range(3)]
+
+
+def test_the_moving_average_is_that_of_weights_and_of_batch_norm(tmp_path: Path) -> None:
+    """Scored, sampled and kept is the average; the first step's weights are where it begins."""
+    values = {"architecture": "dcgan28", "features": 2, "batch_size": 8, "report_every": 1}
+    config = GanConfig.parse({**TINY_DIGITS, **values, "num_iterations": 3, "ema_decay": 0.75})
+    expected: dict[str, torch.Tensor] = {}
+    for report in iterate(config):
+        training = report.training
+        now = {k: v.double() for k, v in training.generator.state_dict().items()}
+        expected = {k: 0.75 * expected.get(k, v) + 0.25 * v for k, v in now.items()}
+        average = training.scored_generator.state_dict()
+        assert any("running_var" in name for name in average)
+        for name, value in expected.items():
+            if "num_batches" not in name:
+                torch.testing.assert_close(average[name].double(), value, rtol=1e-5, atol=1e-7)
+        assert training.scored_generator is not training.generator
+    best = min(training.history, key=lambda entry: entry[1])[0]
+    if best == 3:
+        assert all(torch.equal(training.best_generator[k], v) for k, v in average.items())
+    samples = generate(training.scored_generator, score_latents(config.latent_dim))
+    scorer = load_scorer("digits", places.data_root(None), 28)
+    assert scorer.score(samples)["fid_proxy"] == report.metrics["fid_proxy"]
+
+
+def test_penalties_count_in_the_loss_and_change_the_training(tiny_ring: GanConfig) -> None:
+    plain = next(iterate(tiny_ring)).metrics
+    for weight in ("gp_weight", "r1_weight"):
+        other = next(iterate(tiny_ring.model_copy(update={weight: 10.0}))).metrics
+        assert other["disc_loss"] > plain["disc_loss"]
+        assert other["fid_proxy"] != plain["fid_proxy"]
+
+
+def test_epochs_are_passes_over_the_training_samples() -> None:
+    config = GanConfig.parse({**TINY_DIGITS, "batch_size": 500, "num_iterations": 4, "report_every": 2})
+    # 1,297 training images: two batches an epoch, the rest of it left out.
+    assert [r.metrics["epoch"] for r in iterate(config)] == [1000 / 1297, 1 + 1000 / 1297]
 
 
 def test_the_last_report_is_at_the_end(tiny_ring: GanConfig) -> None:
@@ -76,7 +114,11 @@ def test_the_last_report_is_at_the_end(tiny_ring: GanConfig) -> None:
         {"optimizer": "nadam", "precision": "bf16"},
         {"optimizer": "adamw", "disc_steps": 2},
         {"optimizer": "radam", "loss": "minimax", "label_smoothing": 0.1},
+        {"loss": "wasserstein", "gp_weight": 10.0, "disc_steps": 2},
+        {"r1_weight": 1.0, "disc_logits": 3},
+        {"spectral_norm": True, "disc_batch_norm": True, "ema_decay": 0.9},
         {"architecture": "dcgan28", "features": 2, "batch_size": 8},
+        {"architecture": "dcgan28", "features": 2, "batch_size": 8, "ema_decay": 0.5},
         {"architecture": "dcgan64", "features": 2, "batch_size": 8},
     ],
 )

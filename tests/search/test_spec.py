@@ -14,7 +14,7 @@ from tune_gan.settings import parse_yaml
 
 SPEC: dict[str, Any] = {
     "name": "test",
-    "gan": {"preset": "circle", "num_iterations": 300, "report_every": 30},
+    "gan": {"preset": "circle", "disc_steps": 1, "num_iterations": 300, "report_every": 30},
     "space": {"gen_lr": {"log_uniform": [1e-5, 1e-2]}, "disc_steps": {"choice": [1, 2, 5]}},
     "search": {"algorithm": "random", "num_trials": 8},
 }

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, TuneGanError
@@ -55,11 +56,12 @@ class TrainingState:
         gen_optimizer: Optimizer of the generator.
         disc_optimizer: Optimizer of the discriminator.
         batches: The order of real samples and the position in it.
-        latent_source: Random numbers of the latents.
+        latent_source: Random numbers of the latents and of what losses draw.
+        average: The generator's moving average, where the configuration asks for one.
         iteration: Generator steps done.
         time_s: Wall time of training and scoring so far, in seconds.
         history: ``(iteration, fid_proxy)`` of every report so far.
-        best_generator: Weights of the generator at its best score, on the CPU; empty before one.
+        best_generator: Weights of the scored generator at its best score, on the CPU; empty before one.
     """
 
     config: GanConfig
@@ -69,10 +71,16 @@ class TrainingState:
     disc_optimizer: torch.optim.Optimizer
     batches: BatchOrder
     latent_source: torch.Generator
+    average: AveragedModel | None = None
     iteration: int = 0
     time_s: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
     best_generator: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def scored_generator(self) -> nn.Module:
+        """What is scored and sampled: the generator's moving average where there is one."""
+        return self.generator if self.average is None else self.average.module
 
     @property
     def best_score(self) -> float:
@@ -82,7 +90,7 @@ class TrainingState:
     def record_score(self, score: float) -> None:
         """Add the score of this iteration and keep the generator's weights if it is the best."""
         if score < self.best_score:
-            weights = self.generator.state_dict()
+            weights = self.scored_generator.state_dict()
             self.best_generator = {name: t.detach().cpu().clone() for name, t in weights.items()}
         self.history.append((self.iteration, score))
 
@@ -131,6 +139,8 @@ class TrainingState:
         try:
             self.generator.load_state_dict(_under("generator", tensors))
             self.discriminator.load_state_dict(_under("discriminator", tensors))
+            if self.average is not None:
+                self.average.load_state_dict(_under("average", tensors))
             _load_optimizer(self.gen_optimizer, _under("gen_optimizer", tensors))
             _load_optimizer(self.disc_optimizer, _under("disc_optimizer", tensors))
             self.latent_source.set_state(tensors["rng.latents"])
@@ -154,16 +164,20 @@ class TrainingState:
             "rng.torch": torch.get_rng_state(),
             "rng.latents": self.latent_source.get_state(),
         }
+        if self.average is not None:
+            tensors |= _prefixed("average", self.average.state_dict())
         if self.latent_source.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.latent_source.device)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
         own = self.config.model_dump(mode="json")
+        # A field that is newer than the checkpoint has its default there.
+        saved = GanConfig.parse(saved).model_dump(mode="json")
         differing = [
-            f"{name} {saved.get(name)!r} is now {own[name]!r}"
+            f"{name} {saved[name]!r} is now {own[name]!r}"
             for name in own
-            if name not in _FREE_FIELDS and saved.get(name) != own[name]
+            if name not in _FREE_FIELDS and saved[name] != own[name]
         ]
         if differing:
             raise CheckpointError(f"{folder} is of another configuration: {', '.join(differing)}")

@@ -1,4 +1,4 @@
-"""Data sets as one tensor in memory, with a fixed split into training and held-out samples."""
+"""Data sets as one tensor, with a fixed split into training and held-out samples."""
 
 import gzip
 import math
@@ -16,12 +16,15 @@ from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms.v2 import functional as image_ops
 
 from tune_gan.errors import DataError
+from tune_gan.gan.folder import load_folder
 from tune_gan.gan.seeds import derive_seed
+from tune_gan.metrics.imagenet import download_mobilenet
 
 RING_RADIUS = 1.0
 RING_NOISE = 0.05
 _RING_SAMPLES = 10_000
 _DIGITS_HELD_OUT = 500
+_FOLDER_HELD_OUT = (2_000, 10_000)
 _SPLIT_SEED = 20_141_206
 
 _IDX_FILES = (
@@ -39,13 +42,13 @@ _IDX_FOLDERS = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Real samples in memory.
+    """Real samples, in memory but for a folder's images, which are mapped from their cache.
 
     Attributes:
         name: The data set's name in `GanConfig`.
-        train: Samples to train on: uint8 images ``(N, 1, H, W)`` or float32 points ``(N, 2)``.
+        train: Samples to train on: uint8 images ``(N, channels, H, W)`` or float32 points ``(N, 2)``.
         held_out: Samples that only the score sees, of the same kind.
-        train_labels: Classes ``(N,)`` of `train`, int64; none for the ring.
+        train_labels: Classes ``(N,)`` of `train`, int64; none for the ring and for a folder.
         held_out_labels: Classes of `held_out`.
     """
 
@@ -57,25 +60,30 @@ class Dataset:
 
 
 @lru_cache(maxsize=2)
-def load_dataset(name: str, root: Path) -> Dataset:
+def load_dataset(name: str, root: Path, image_size: int | None = None) -> Dataset:
     """Load a data set at its own image size.
 
     Args:
-        name: ``circle``, ``digits``, ``mnist`` or ``fashion_mnist``.
-        root: Where the four IDX files lie, for the last two.
+        name: As in `GanConfig`.
+        root: Where the four IDX files lie, or a folder's images; unused for the others.
+        image_size: Size at which a folder's images are kept; unused for the others.
 
     Raises:
-        DataError: if a file is missing, truncated or no IDX file.
+        DataError: if a file is missing, truncated or no IDX file, or a folder holds too few images or
+            too many bad ones.
     """
     if name == "circle":
         return _ring()
     if name == "digits":
         return _digits()
+    if name == "folder":
+        assert image_size is not None
+        return _folder(root, image_size)
     return _idx_dataset(name, root)
 
 
 def resize(samples: Tensor, image_size: int | None) -> Tensor:
-    """Return uint8 images ``(N, 1, H, W)`` at `image_size`, bilinear; anything else as it is."""
+    """Return uint8 images ``(N, C, H, W)`` at `image_size`, bilinear; anything else as it is."""
     if image_size is None or samples.dim() == 2 or samples.shape[-1] == image_size:
         return samples
     chunks = samples.split(4096)
@@ -125,13 +133,16 @@ class BatchOrder:
 
 
 def download(name: str, root: Path) -> None:
-    """Fetch the IDX files of MNIST or Fashion-MNIST into torchvision's folders under `root`.
+    """Fetch what a data set needs that is not here yet.
 
-    Nothing is fetched where all four are there already.
+    The IDX files of MNIST or Fashion-MNIST go into torchvision's folders under `root`, the ImageNet
+    weights with which a folder is scored into torchvision's cache.
 
     Raises:
         DataError: if they cannot be fetched.
     """
+    if name == "folder":
+        download_mobilenet()
     if name not in _TORCHVISION_CLASS or _idx_folder(name, root):
         return
     try:
@@ -159,6 +170,17 @@ def _digits() -> Dataset:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out, train = order[:_DIGITS_HELD_OUT], order[_DIGITS_HELD_OUT:]
     return Dataset("digits", images[train], images[held_out], labels[train], labels[held_out])
+
+
+def _folder(root: Path, image_size: int) -> Dataset:
+    """A tenth of a folder's images is held out, at least 2,000 and at most 10,000.
+
+    They come in an order of their own, so the first are as good as any.
+    """
+    images = load_folder(root, image_size).images
+    least, most = _FOLDER_HELD_OUT
+    held_out = min(max(len(images) // 10, least), most)
+    return Dataset("folder", train=images[held_out:], held_out=images[:held_out])
 
 
 def _idx_dataset(name: str, root: Path) -> Dataset:

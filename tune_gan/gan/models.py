@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
@@ -53,7 +54,8 @@ class MlpGenerator(nn.Module):
 class MlpDiscriminator(nn.Module):
     """Samples to logits ``(B,)``, through fully connected layers with dropout.
 
-    At widths 1024, 512, 256 and 28x28 this is the discriminator of the Flux vanilla GAN tutorial.
+    At widths 1024, 512, 256 and 28x28 this is the discriminator of the Flux vanilla GAN tutorial. With
+    2 logits, as the Flax tutorial's has, or more, they are ``(B, disc_logits)``.
     """
 
     def __init__(self, config: GanConfig) -> None:
@@ -61,9 +63,11 @@ class MlpDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         width_in = math.prod(config.sample_shape)
         for width in config.disc_hidden:
-            layers += [nn.Linear(width_in, width), _activation(config), nn.Dropout(config.dropout)]
+            batch_norm = [nn.BatchNorm1d(width)] if config.disc_batch_norm else []
+            layers += [nn.Linear(width_in, width, bias=not batch_norm), *batch_norm]
+            layers += [_activation(config), nn.Dropout(config.dropout)]
             width_in = width
-        self.layers = nn.Sequential(*layers, nn.Linear(width_in, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(width_in, config.disc_logits))
         self.apply(_init_dense)
 
     def forward(self, samples: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ class MlpDiscriminator(nn.Module):
 
 
 class Dcgan28Generator(nn.Module):
-    """Latents ``(B, latent_dim)`` to images ``(B, 1, 28, 28)`` in [-1, 1].
+    """Latents ``(B, latent_dim)`` to images ``(B, channels, 28, 28)`` in [-1, 1].
 
     The generator of the Flux DCGAN tutorial (after Radford et al. 2015,
     https://arxiv.org/abs/1511.06434): 7x7 to 28x28 by 5x5 transposed convolutions, batch norm and
@@ -94,7 +98,9 @@ class Dcgan28Generator(nn.Module):
             nn.ConvTranspose2d(2 * f, f, 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.BatchNorm2d(f),
             nn.ReLU(),
-            nn.ConvTranspose2d(f, 1, 5, stride=2, padding=2, output_padding=1, bias=False),
+            nn.ConvTranspose2d(
+                f, config.sample_shape[0], 5, stride=2, padding=2, output_padding=1, bias=False
+            ),
             nn.Tanh(),
         )
         self.apply(_init_dense)
@@ -107,21 +113,21 @@ class Dcgan28Generator(nn.Module):
 
 
 class Dcgan28Discriminator(nn.Module):
-    """Images ``(B, 1, 28, 28)`` to logits ``(B,)``: the discriminator of the Flux DCGAN tutorial.
+    """Images ``(B, channels, 28, 28)`` to logits ``(B,)``.
 
-    Two 5x5 convolutions of stride 2 with ``f`` and ``2f`` channels, dropout after each.
+    The discriminator of the Flux DCGAN tutorial: two 5x5 convolutions of stride 2 with ``f`` and
+    ``2f`` channels, dropout after each. Batch norm, which it has not there, would be in the second, as
+    Radford et al. 2015 advise.
     """
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
         f = config.features
         self.layers = nn.Sequential(
-            nn.Conv2d(1, f, 5, stride=2, padding=2),
+            nn.Conv2d(config.sample_shape[0], f, 5, stride=2, padding=2),
             _activation(config),
             nn.Dropout(config.dropout),
-            nn.Conv2d(f, 2 * f, 5, stride=2, padding=2),
-            _activation(config),
-            nn.Dropout(config.dropout),
+            *_downsample(config, nn.Conv2d(f, 2 * f, 5, 2, 2, bias=not config.disc_batch_norm)),
             nn.Flatten(),
             nn.Linear(7 * 7 * 2 * f, 1),
         )
@@ -135,7 +141,7 @@ class Dcgan28Discriminator(nn.Module):
 
 
 class Dcgan64Generator(nn.Module):
-    """Latents ``(B, latent_dim)`` to images ``(B, 1, 64, 64)`` in [-1, 1].
+    """Latents ``(B, latent_dim)`` to images ``(B, channels, 64, 64)`` in [-1, 1].
 
     The generator of the PyTorch DCGAN seed (Radford et al. 2015): five 4x4 transposed convolutions,
     channels ``16f, 8f, 4f, 2f``, batch norm and ReLU between them.
@@ -150,7 +156,7 @@ class Dcgan64Generator(nn.Module):
             *_upsample(16 * f, 8 * f, stride=2, padding=1),
             *_upsample(8 * f, 4 * f, stride=2, padding=1),
             *_upsample(4 * f, 2 * f, stride=2, padding=1),
-            nn.ConvTranspose2d(2 * f, 1, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(2 * f, config.sample_shape[0], 4, stride=2, padding=1),
             nn.Tanh(),
         )
         self.apply(_init_all_normal)
@@ -162,7 +168,7 @@ class Dcgan64Generator(nn.Module):
 
 
 class Dcgan64Discriminator(nn.Module):
-    """Images ``(B, 1, 64, 64)`` to logits ``(B,)``: the discriminator of the PyTorch DCGAN seed.
+    """Images ``(B, channels, 64, 64)`` to logits ``(B,)``: the discriminator of the PyTorch DCGAN seed.
 
     Five 4x4 convolutions of stride 2, channels ``f, 2f, 4f, 8f``, batch norm in the middle ones.
     """
@@ -171,12 +177,12 @@ class Dcgan64Discriminator(nn.Module):
         super().__init__()
         f = config.features
         self.layers = nn.Sequential(
-            nn.Conv2d(1, f, 4, stride=2, padding=1),
+            nn.Conv2d(config.sample_shape[0], f, 4, stride=2, padding=1),
             _activation(config),
             nn.Dropout(config.dropout),
-            *_downsample(config, f, 2 * f),
-            *_downsample(config, 2 * f, 4 * f),
-            *_downsample(config, 4 * f, 8 * f),
+            *_downsample(config, nn.Conv2d(f, 2 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
+            *_downsample(config, nn.Conv2d(2 * f, 4 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
+            *_downsample(config, nn.Conv2d(4 * f, 8 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
             nn.Conv2d(8 * f, 1, 4, stride=2, padding=0),
             nn.Flatten(),
         )
@@ -200,10 +206,16 @@ def build_networks(config: GanConfig) -> tuple[nn.Module, nn.Module]:
 
     Returns:
         ``(generator, discriminator)``: the first maps latents ``(B, latent_dim)`` to samples
-        ``(B, *config.sample_shape)``, the second maps such samples to logits ``(B,)``.
+        ``(B, *config.sample_shape)``, the second maps such samples to logits ``(B,)``, or
+        ``(B, disc_logits)`` where there are several.
     """
-    generator, discriminator = _PAIRS[config.architecture]
-    return generator(config), discriminator(config)
+    generator_class, discriminator_class = _PAIRS[config.architecture]
+    generator, discriminator = generator_class(config), discriminator_class(config)
+    if config.spectral_norm:
+        # Miyato et al. 2018, https://arxiv.org/abs/1802.05957, one power iteration a pass.
+        for layer in [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
+            spectral_norm(layer)
+    return generator, discriminator
 
 
 def _activation(config: GanConfig) -> nn.Module:
@@ -218,13 +230,9 @@ def _upsample(channels_in: int, channels_out: int, stride: int, padding: int) ->
     ]
 
 
-def _downsample(config: GanConfig, channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        _activation(config),
-        nn.Dropout(config.dropout),
-    ]
+def _downsample(config: GanConfig, convolution: nn.Conv2d) -> list[nn.Module]:
+    batch_norm = [nn.BatchNorm2d(convolution.out_channels)] if config.disc_batch_norm else []
+    return [convolution, *batch_norm, _activation(config), nn.Dropout(config.dropout)]
 
 
 def _init_dense(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.checkpoint import TrainingState
@@ -17,16 +18,24 @@ from tune_gan.gan.data import (
     RING_NOISE,
     RING_RADIUS,
     BatchOrder,
+    Dataset,
     load_dataset,
     resize,
     to_saved_form,
     to_unit_range,
 )
-from tune_gan.gan.losses import discriminator_loss, discriminator_output, generator_loss
+from tune_gan.gan.losses import (
+    discriminator_loss,
+    discriminator_output,
+    generator_loss,
+    gradient_penalty,
+    r1_penalty,
+)
 from tune_gan.gan.models import build_networks, choose_device
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.classifier import load_classifier
 from tune_gan.metrics.fourier import fourier_features
+from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import Scorer, image_features, out_of_bounds, score_latents
 from tune_gan.places import data_root
@@ -52,7 +61,8 @@ class Report:
     """What a run tells every `report_every` iterations.
 
     Attributes:
-        metrics: ``iteration``; ``gen_loss, disc_loss, disc_real, disc_fake``, means since the last
+        metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
+            disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
             report; ``fid_proxy, best_fid_proxy, coverage`` and, on the ring, ``radial_error,
             sector_coverage``, never NaN; ``samples_per_s``, real samples a second of training,
             scoring not counted; ``time_s``, wall seconds of the run.
@@ -81,21 +91,15 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         DataError: if the data set cannot be loaded or is smaller than a batch.
         CheckpointError: if the checkpoint is damaged or of another configuration.
     """
-    # Load the data and what scores samples.
-    device = choose_device(config.device)
-    torch.set_num_threads(config.num_threads)
-    native = load_dataset(config.dataset, data_root(config.data_root))
-    batches = BatchOrder(len(native.train), config.batch_size, config.seed)
-    real_samples = resize(native.train, config.image_size).to(device)
-    scorer = load_scorer(config.dataset, data_root(config.data_root), config.image_size)
-
-    # Build the networks and their optimizers, or take them up where they were left. The seed is set
-    # here, after everything that a worker does only once.
-    torch.manual_seed(derive_seed(config.seed, "weights and dropout"))
-    training = _start(config, batches, device)
+    # Load the data and what scores samples; build the networks or take them up where they were left.
+    data = load_data(config)
+    training = begin(config, data)
+    scorer = scorer_of(config)
     if checkpoint is not None:
         training.load(checkpoint)
     generator, discriminator = training.generator, training.discriminator
+    device = training.latent_source.device
+    real_samples = resize(data.train, config.image_size).to(device)
 
     totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
     while training.iteration < config.num_iterations:
@@ -110,6 +114,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             disc_loss = discriminator_loss(
                 config.loss, real_logits, fake_logits, config.label_smoothing
             )
+            disc_loss = disc_loss + _penalties(training, real, fake.float())
             training.disc_optimizer.zero_grad()
             disc_loss.backward()
             training.disc_optimizer.step()
@@ -123,6 +128,8 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         training.gen_optimizer.zero_grad()
         gen_loss.backward()
         training.gen_optimizer.step()
+        if training.average is not None:
+            training.average.update_parameters(generator)
         totals[0] += gen_loss.detach()
 
         # Go on until a report is due.
@@ -135,7 +142,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         # Read the sums from the device, once, and score the generator.
         means = _means(totals, steps_since, config.disc_steps)
         trained_s = time.perf_counter() - started
-        samples = generate(generator, score_latents(config.latent_dim))
+        samples = generate(training.scored_generator, score_latents(config.latent_dim))
         cause = _divergence(means, generator, samples)
         scores = scorer.worst() if cause else scorer.score(samples)
         training.record_score(scores["fid_proxy"])
@@ -144,6 +151,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         # Report.
         metrics = {
             "iteration": training.iteration,
+            "epoch": training.batches.epoch + training.batches.offset / len(data.train),
             **means,
             **scores,
             "best_fid_proxy": training.best_score,
@@ -158,7 +166,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
 
 
 def generate(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Generate samples as they would be saved: uint8 images ``(N, 1, H, W)`` or points ``(N, 2)``.
+    """Generate samples as they would be saved: uint8 images ``(N, C, H, W)`` or points ``(N, 2)``.
 
     Args:
         generator: Put into evaluation mode for it, and back.
@@ -173,42 +181,85 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     return torch.cat(chunks)
 
 
+def load_data(config: GanConfig) -> Dataset:
+    """Load what a configuration trains on, once a process.
+
+    Raises:
+        DataError: if it cannot be loaded.
+    """
+    return load_dataset(config.dataset, data_root(config.data_root), config.image_size)
+
+
+def scorer_of(config: GanConfig) -> Scorer:
+    """Return what a configuration is scored with, made once a process.
+
+    Sets torch's thread count, on which the sums in a score depend.
+
+    Raises:
+        DataError: if the data set or the weights of its feature network cannot be loaded.
+    """
+    torch.set_num_threads(config.num_threads)
+    root = data_root(config.data_root)
+    return load_scorer(config.dataset, root, config.image_size, config.weights)
+
+
 @lru_cache(maxsize=1)
-def load_scorer(dataset: str, root: Path, image_size: int | None) -> Scorer:
+def load_scorer(dataset: str, root: Path, image_size: int | None, weights: str | None = None) -> Scorer:
     """Return the score of a data set, its feature network trained now if it is not in the cache.
 
-    The feature network sees images at the data set's own size. Real images go through `image_size`
-    and back as generated ones do, so that what resizing takes away is missing on both sides.
+    The feature network sees labelled images at the data set's own size. Real images go through
+    `image_size` and back as generated ones do, so that what resizing takes away is missing on both
+    sides. A folder's images, which have no labels, are scored in ImageNet features.
 
     Args:
         dataset: The data set's name.
-        root: Where its files lie, for MNIST and Fashion-MNIST.
+        root: Where its files lie, for MNIST, Fashion-MNIST and a folder.
         image_size: Height and width of the images to score; None for points.
+        weights: File of the ImageNet network's weights; None for torchvision's cache.
 
     Raises:
-        DataError: if the data set cannot be loaded.
+        DataError: if the data set or the weights cannot be loaded.
     """
-    native = load_dataset(dataset, root)
-    if native.train_labels is None:
+    native = load_dataset(dataset, root, image_size)
+    if dataset == "circle":
         return Scorer(
             fourier_features,
             native.held_out,
             lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
         )
-    network = load_classifier(dataset, native.train, native.train_labels)
-    return Scorer(image_features(network), resize(native.held_out, image_size))
+    if native.train_labels is None:
+        network = load_mobilenet(Path(weights) if weights else None)
+        return Scorer(imagenet_features(network), native.held_out)
+    classifier = load_classifier(dataset, native.train, native.train_labels)
+    return Scorer(image_features(classifier), resize(native.held_out, image_size))
 
 
-def _start(config: GanConfig, batches: BatchOrder, device: torch.device) -> TrainingState:
+def begin(config: GanConfig, data: Dataset) -> TrainingState:
+    """Build a run's networks and optimizers as they are before its first step.
+
+    Seeds torch's global random numbers.
+
+    Raises:
+        DataError: if a batch is larger than the data set.
+        ConfigError: if the device is not there.
+    """
+    device = choose_device(config.device)
+    torch.manual_seed(derive_seed(config.seed, "weights and dropout"))
     generator, discriminator = (network.to(device) for network in build_networks(config))
+    average = None
+    if config.ema_decay:
+        average = AveragedModel(
+            generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+        )
     return TrainingState(
         config=config,
         generator=generator,
         discriminator=discriminator,
         gen_optimizer=_optimizer(config, generator, config.gen_lr),
         disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
-        batches=batches,
+        batches=BatchOrder(len(data.train), config.batch_size, config.seed),
         latent_source=torch.Generator(device).manual_seed(derive_seed(config.seed, "latents")),
+        average=average,
     )
 
 
@@ -228,6 +279,18 @@ def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> t
 def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:
     source = training.latent_source
     return torch.randn(config.batch_size, config.latent_dim, generator=source, device=source.device)
+
+
+def _penalties(training: TrainingState, real: Tensor, fake: Tensor) -> Tensor | float:
+    """Return the weighted gradient penalties that the configuration asks for, in single precision."""
+    config, discriminator = training.config, training.discriminator
+    total: Tensor | float = 0.0
+    if config.gp_weight:
+        penalty = gradient_penalty(discriminator, real, fake, training.latent_source)
+        total = total + config.gp_weight * penalty
+    if config.r1_weight:
+        total = total + config.r1_weight * r1_penalty(discriminator, real)
+    return total
 
 
 def _autocast(config: GanConfig, device: torch.device) -> torch.autocast:

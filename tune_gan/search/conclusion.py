@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tune_gan.gan.run_folder import save_best_samples
+from tune_gan.gan.sampling import save_best_samples
 from tune_gan.results.load import load_results, trial_folder
 from tune_gan.results.ranking import best_trial, rank
 from tune_gan.results.show import best_yaml, print_next_steps, print_ranking

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
 
-from tune_gan.config import GanConfig
+from tune_gan.config import GanConfig, canonical
 from tune_gan.errors import ConfigError
 from tune_gan.places import data_root
 from tune_gan.presets import read_preset, resolve_gan
@@ -56,6 +56,7 @@ class Resources(Settings):
 _NOT_SEARCHED = (
     "dataset",
     "data_root",
+    "weights",
     "image_size",
     "num_iterations",
     "report_every",
@@ -83,8 +84,12 @@ def _distribution(field: str, given: object) -> Distribution:
         raise ConfigError(
             f"{field}: cannot be searched, scores would not compare; set it for all trials under gan"
         )
+    if isinstance(given, Distribution):
+        return given
     try:
-        return given if isinstance(given, Distribution) else Distribution.from_mapping(given)
+        distribution = Distribution.from_mapping(given)
+        values = [canonical(field, value) for value in distribution.arguments]
+        return Distribution.from_mapping({distribution.kind: values})
     except ConfigError as error:
         raise ConfigError(f"{field}: {error}") from None
 
@@ -216,10 +221,12 @@ def load_spec(source: str, changes: Mapping[str, Any] | None = None) -> SweepSpe
 
 
 def resolve(spec: SweepSpec) -> SweepSpec:
-    """Write into a sweep what follows from where it runs: the data's folder, a thread for each CPU."""
+    """Write into a sweep what follows from where it runs: whole paths, a thread for each CPU."""
     changes: dict[str, Any] = {"num_threads": spec.resources.cpus}
-    if spec.gan.dataset in ("mnist", "fashion_mnist"):
+    if spec.gan.dataset not in ("circle", "digits"):
         changes["data_root"] = str(data_root(spec.gan.data_root))
+    if spec.gan.weights is not None:
+        changes["weights"] = str(Path(spec.gan.weights).absolute())
     return spec.model_copy(update={"gan": spec.gan.model_copy(update=changes)})
 
 

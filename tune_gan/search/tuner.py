@@ -22,9 +22,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.gan.data import BatchOrder, load_dataset
-from tune_gan.gan.training import load_scorer
-from tune_gan.places import data_root
+from tune_gan.gan.data import BatchOrder
+from tune_gan.gan.training import load_data, scorer_of
 from tune_gan.search.progress import SweepProgress, trial_number
 from tune_gan.search.searcher import METRIC, StudySearcher
 from tune_gan.search.spec import SweepSpec, resolve
@@ -57,10 +56,8 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
         # Load the data, see that the default fits it, and train the feature network here, once,
         # before every trial needs them.
         console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
-        root = data_root(spec.gan.data_root)
-        num_samples = len(load_dataset(spec.gan.dataset, root).train)
-        BatchOrder(num_samples, spec.gan.batch_size, spec.gan.seed)
-        load_scorer(spec.gan.dataset, root, spec.gan.image_size)
+        BatchOrder(len(load_data(spec.gan).train), spec.gan.batch_size, spec.gan.seed)
+        scorer_of(spec.gan)
         # Ray writes of dying workers, in colours, on the standard output, which is for results; their
         # cause of death is in the trial's error file and in the ranking.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
