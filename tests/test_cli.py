@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.commands import tune_gan
 from tests.results.test_results import TRIALS, write_run
-from tune_gan.config import GanConfig
+from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.presets import preset_names
 from tune_gan.settings import parse_yaml
 
@@ -29,7 +29,9 @@ def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
 def test_train_has_a_flag_for_every_field(tmp_path: Path) -> None:
     text = " ".join(tune_gan("train", "--help", cwd=tmp_path).stdout.split())
     for name in GanConfig.model_fields:
-        assert f"--{name.replace('_', '-')} " in text
+        assert re.search(rf"--{name.replace('_', '-')}[ ,…]", text), name
+    for names in OTHER_NAMES.values():
+        assert f"Also called {', '.join(names)}." in re.sub(r"[│ ]+", " ", text)
     assert "a number above 0 and at most 1" in re.sub(r"[│ ]+", " ", text)
 
 
@@ -68,6 +70,16 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
     (["sweep", "circle", "--set", "batch_size=20000"], "above the 10000 training samples"),
     (["sweep", "circle", "--set", "resources.gpus=64"], "but there are"),
     (["train", "--dataset", "circle", "--device", "cuda:99"], "device cuda:99 is not there"),
+    (["train", "--dataset", "folder"], "dataset folder needs data_root"),
+    (["train", "--dataset", "folder", "--data-root", "no"], "no does not exist"),
+    (["train", "--dataset", "folder", "--data-root", "empty"], "empty holds no PNG, JPEG"),
+    (["train", "--dataset", "digits", "--strict"], "--strict goes with dataset folder, not digits"),
+    (["train", "--loss", "wasserstein"], "loss wasserstein needs"),
+    (["train", "--optimizer", "ADAMM"], "'ADAMM' is not valid; give one of adam, adamw"),
+    (["sample", "missing"], "no checkpoint at missing"),
+    (["sample", "empty", "-n", "0"], "greater than or equal to 1"),
+    (["presets", "show", "vanila"], "no preset 'vanila'; did you mean vanilla?"),
+    (["presets", "list"], "No such command 'list'"),
     (["rank", "missing"], "missing is no run folder"),
     (["rank", "empty"], "empty is no run folder"),
     (["best", "empty"], "empty is no run folder"),
@@ -105,6 +117,51 @@ def test_a_cache_that_cannot_be_written_is_one_line(
 def test_paths_are_taken_as_they_are(tmp_path: Path) -> None:
     result = tune_gan("train", "--data-root", "2026 #x", cwd=tmp_path)
     assert "2026 #x/mnist/train-images" in result.stderr
+
+
+# The command line of the parameter scan that the vanilla preset comes from, but for its length.
+_SCAN = (
+    "--lr_dscr=0.0002 --lr_gen=0.0002 --batch_size=8 --num_iterations=4 --latent_dim=100 "
+    "--optimizer=ADAM --activation=leakyrelu --activation_alpha=0.2 --train_k=8 --prob_dropout=0.3 "
+    "--output_period=2"
+)
+
+
+def test_the_tutorial_s_own_command_line(tmp_path: Path, mnist_root: str) -> None:
+    result = tune_gan("train", *_SCAN.split(), "--data-root", mnist_root, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    wanted = "mlp-mnist-batch_size_8-disc_steps_8-num_iterations_4-report_every_2-"
+    assert folder.name.startswith(wanted)
+    config = GanConfig.from_yaml(folder / "config.yaml")
+    assert (config.optimizer, config.activation, config.dropout) == ("adam", "leaky_relu", 0.3)
+    assert re.search(
+        r"^fid_proxy \S+ untrained, \S+ now, best \S+ at iteration [24]$", result.stdout, re.M
+    )
+    # No terminal, nothing drawn: the four lines of the summary alone.
+    assert len(result.stdout.splitlines()) == 5
+
+
+def test_samples_in_the_output_and_in_files(tmp_path: Path) -> None:
+    flags = "--dataset digits --num-iterations 2 --report-every 2 --out run --show-samples"
+    result = tune_gan("train", *flags.split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    assert len(result.stdout.splitlines()) == 5 + 5
+    shown = tune_gan("sample", "run", "-n", "9", "--seed", "3", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "samples.png\n")
+    both = tune_gan("sample", "run", "-o", "a 'b'.png", "--npz", "x.npz", cwd=tmp_path)
+    assert both.stdout.splitlines() == ["a 'b'.png", "x.npz"]
+    for name in ("samples.png", "a 'b'.png", "x.npz"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_presets_are_shown(tmp_path: Path) -> None:
+    table = tune_gan("presets", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in table.splitlines()[1:] if line[0] != " "] == preset_names()
+    (tmp_path / "mine.yaml").write_text(tune_gan("presets", "show", "circle", cwd=tmp_path).stdout)
+    mine = tune_gan("sweep", "./mine.yaml", "--dry-run", cwd=tmp_path).stdout
+    assert mine == tune_gan("sweep", "circle", "--dry-run", cwd=tmp_path).stdout
 
 
 def test_dry_run_prints_a_sweep_that_can_be_run_and_starts_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from tune_gan import places
-from tune_gan.config import GanConfig
+from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
 
@@ -37,7 +37,14 @@ app = typer.Typer(
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a sweep.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST first, if it is missing.")
+    bool,
+    typer.Option(
+        "--download",
+        help="First fetch MNIST, Fashion-MNIST or a folder's ImageNet weights, if missing.",
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Stop where a folder holds a bad image, rather than skip it.")
 ]
 
 
@@ -77,10 +84,12 @@ def _with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in GanConfig.model_fields.items():
         default = field.get_default()
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        others = OTHER_NAMES.get(name, ())
         option = typer.Option(
-            f"--{name.replace('_', '-')}",
+            *(f"--{flag.replace('_', '-')}" for flag in (name, *others)),
             help=f"{field.description} Takes {GanConfig.valid_values(name)}."
-            + ("" if shown is None else f" Default {shown}."),
+            + ("" if shown is None else f" Default {shown}.")
+            + (f" Also called {', '.join(others)}." if others else ""),
             metavar="VALUE",
             show_default=False,
             rich_help_panel="Configuration",
@@ -102,18 +111,26 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write, by default runs/ARCHITECTURE-DATASET-DATE-TIME."),
+        typer.Option(help="Folder to write, by default one in runs, named by its hyperparameters."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on in this folder, where a training was interrupted.")
     ] = None,
+    show_samples: Annotated[
+        bool,
+        typer.Option(
+            "--show-samples", help="Draw samples at every report, which a terminal gets anyway."
+        ),
+    ] = False,
+    strict: StrictOption = False,
     download: DownloadOption = False,
     **flags: str | None,
 ) -> None:
     """Train one configuration and write its folder.
 
-    The folder gets config.yaml, metrics.jsonl, TensorBoard events, samples.png, checkpoint/ and
-    result.json. The flags below override --preset or --config, which override the defaults.
+    The folder gets config.yaml, metrics.jsonl, TensorBoard events, grids/, samples.png,
+    training.gif, checkpoint/ and result.json. The flags below override --preset or --config,
+    which override the defaults.
     """
     values = {
         name: text if GanConfig.takes_text(name) else parse_yaml(text)
@@ -126,17 +143,16 @@ def train(
         gan = GanConfig.from_yaml(resume / "config.yaml")
     else:
         gan = _configuration(preset, config, values)
-    from tune_gan.gan.data import download as fetch
     from tune_gan.gan.progress import TrainingProgress
     from tune_gan.gan.run_folder import default_folder
     from tune_gan.gan.run_folder import train as train_into
 
-    if download:
-        fetch(gan.dataset, places.data_root(gan.data_root))
+    _prepare_data(gan, download, strict)
     folder = (resume or out or default_folder(gan)).absolute()
-    console = Console(stderr=True)
+    output = Console()
+    samples = output if show_samples or output.is_terminal else None
     try:
-        with TrainingProgress(gan, console) as progress:
+        with TrainingProgress(gan, Console(stderr=True), samples) as progress:
             result = train_into(gan, folder, resume=resume is not None, on_report=progress.show)
     except KeyboardInterrupt:
         if (folder / "checkpoint").is_dir():
@@ -145,11 +161,12 @@ def train(
         raise
     print(f"{result.state} at iteration {result.iteration} in {result.time_s:.0f} s")
     print(
-        f"fid_proxy {result.fid_proxy:.4g}, "
+        f"fid_proxy {result.untrained_fid_proxy:.4g} untrained, {result.fid_proxy:.4g} now, "
         f"best {result.best_fid_proxy:.4g} at iteration {result.best_iteration}"
     )
     print(f"folder {folder}")
     print(f"samples {folder / 'samples.png'}")
+    print(f"training as pictures {folder / 'training.gif'}")
     if result.cause:
         raise TuneGanError(f"the training diverged at iteration {result.iteration}: {result.cause}")
 
@@ -171,6 +188,7 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write, by default runs/NAME-DATE-TIME.")
     ] = None,
+    strict: StrictOption = False,
     download: DownloadOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved sweep and start nothing.")
@@ -194,12 +212,10 @@ def sweep(
         print(loaded.to_yaml(), end="")
         print(f"# {describe_work(loaded)}")
         return
-    from tune_gan.gan.data import download as fetch
     from tune_gan.search.conclusion import conclude
     from tune_gan.search.tuner import run_sweep
 
-    if download:
-        fetch(loaded.gan.dataset, places.data_root(loaded.gan.data_root))
+    _prepare_data(loaded.gan, download, strict)
     folder = run_sweep(loaded, out)
     if not conclude(folder, loaded.num_trials, as_json):
         command = f"tune-gan rank {shlex.quote(str(folder))}"
@@ -222,6 +238,70 @@ def best(run: RunArgument) -> None:
     from tune_gan.results.show import best_yaml
 
     print(best_yaml(run), end="")
+
+
+@app.command()
+def sample(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A training's folder, or a checkpoint.", show_default=False)
+    ],
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", "-n", metavar="N", min=1, max=1_000_000, help="How many.")
+    ] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Picture to write, by default samples.png without --npz."),
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="NumPy file to write: arr_0, uint8 (N, H, W, C), or float32 points (N, 2)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
+) -> None:
+    """Draw samples of a training's best generator."""
+    from tune_gan.gan.sampling import save_samples
+
+    if out is None and npz is None:
+        out = Path("samples.png")
+    for file in save_samples(checkpoint, num_samples, seed, picture_file=out, npz_file=npz):
+        print(file)
+
+
+presets_app = typer.Typer(help="The sweeps that ship, and their configurations.", add_completion=False)
+app.add_typer(presets_app, name="presets")
+
+
+@presets_app.callback(invoke_without_command=True)
+def list_presets(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the sweeps that ship; each is also a configuration for `train --preset`."""
+    from tune_gan.presets import print_presets
+
+    if context.invoked_subcommand is None:
+        print_presets(as_json)
+
+
+@presets_app.command("show")
+def show_preset(name: Annotated[str, typer.Argument(help="The preset.", show_default=False)]) -> None:
+    """Print a preset's YAML file, to begin a sweep of your own with."""
+    from tune_gan.presets import preset_text
+
+    print(preset_text(name), end="")
+
+
+def _prepare_data(gan: GanConfig, download: bool, strict: bool) -> None:
+    """Fetch what is missing, and refuse a folder with a bad image where that is asked for."""
+    if strict and gan.dataset != "folder":
+        raise ConfigError(f"--strict goes with dataset folder, not {gan.dataset}")
+    root = places.data_root(gan.data_root)
+    if download:
+        from tune_gan.gan.data import download as fetch
+
+        fetch(gan.dataset, root)
+    if strict:
+        from tune_gan.gan.folder import load_folder
+
+        assert gan.image_size is not None
+        load_folder(root, gan.image_size, strict=True)
 
 
 def _configuration(preset: str | None, config: Path | None, values: dict[str, Any]) -> GanConfig:

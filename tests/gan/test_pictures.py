@@ -1,6 +1,12 @@
-import torch
+import math
+from pathlib import Path
 
-from tune_gan.gan.pictures import picture, picture_tensor
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from tune_gan.gan.pictures import picture, picture_tensor, save_gif
 
 
 def test_images_become_an_enlarged_square_grid() -> None:
@@ -15,12 +21,49 @@ def test_images_become_an_enlarged_square_grid() -> None:
 
 def test_points_are_drawn_where_they_lie() -> None:
     plot = picture(torch.tensor([[1.6 / 2, 1.6 / 2]]))
-    assert plot.getpixel((480, 160)) == 0
-    assert plot.getpixel((160, 480)) == 255
+    red, green, _ = np.asarray(plot)[160, 480]
+    assert red > 200 > green
+    assert plot.getpixel((160, 480)) == (255, 255, 255)
 
 
-def test_points_outside_are_left_out() -> None:
-    assert picture(torch.tensor([[9.0, 9.0]])).getextrema() == (255, 255)
+def test_real_points_lie_beneath_generated_ones_in_another_colour() -> None:
+    point = torch.tensor([[0.8, 0.8]])
+    both = picture(point, real=torch.tensor([[0.8, 0.8], [-0.8, -0.8]]))
+    assert both.getpixel((480, 160)) == picture(point).getpixel((480, 160))
+    grey = np.asarray(both)[480, 160].tolist()
+    assert len(set(grey)) == 1
+    assert grey[0] < 200
+
+
+def test_points_outside_and_points_that_are_no_numbers_are_left_out() -> None:
+    points = torch.tensor([[9.0, 9.0], [0.0, 2.0], [math.nan, 0.0], [math.inf, 0.0]])
+    assert picture(points).getextrema() == ((255, 255),) * 3
+
+
+def test_images_keep_their_colours() -> None:
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    images[0, 0], images[1, 1], images[2, 2] = 250, 240, 230
+    grid = picture(images)
+    quarter = grid.size[0] // 4
+    centres = [(quarter, quarter), (3 * quarter, quarter), (quarter, 3 * quarter)]
+    assert [grid.getpixel(at) for at in centres] == [(250, 0, 0), (0, 240, 0), (0, 0, 230)]
+
+
+def test_a_gif_has_a_frame_for_each_picture_even_of_the_same_look(tmp_path: Path) -> None:
+    frames = {}
+    for number in range(5):
+        file = tmp_path / f"{number}.png"
+        picture(torch.full((1, 1, 8, 8), 100 if number < 3 else 200, dtype=torch.uint8)).save(file)
+        frames[f"iteration {number}"] = file
+    save_gif(frames, tmp_path / "training.gif")
+    with Image.open(tmp_path / "training.gif") as gif:
+        assert len(list(ImageSequence.Iterator(gif))) == 5
+        assert gif.info["loop"] == 0
+        shown = []
+        for number in range(5):
+            gif.seek(number)
+            shown.append(gif.convert("L").getpixel((300, 300)))
+        assert shown == pytest.approx([100, 100, 100, 200, 200], abs=2)
 
 
 def test_tensor_for_tensorboard() -> None:

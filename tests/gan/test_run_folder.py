@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tune_gan import train
 from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError
+from tune_gan.gan.run_folder import default_folder
 from tune_gan.gan.training import Report
 from tune_gan.metrics.score import WORST_SCORE
 
@@ -30,7 +31,17 @@ def test_a_training_writes_its_folder(tiny_ring: GanConfig, tmp_path: Path) -> N
         assert min(picture.size) >= 600
     events = EventAccumulator(str(folder)).Reload()
     assert {"gen_loss", "disc_loss", "fid_proxy"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Images("samples")] == [2, 4, 6]
+    assert result.untrained_fid_proxy > 0
+
+
+def test_the_default_folder_says_the_hyperparameters() -> None:
+    assert default_folder(GanConfig()).name.startswith("mlp-mnist-2")
+    values = {"optimizer": "SGD", "gen_hidden": [256, 512], "disc_lr": 1e-5, "device": "cpu"}
+    name = default_folder(GanConfig.parse({**values, "dataset": "digits"})).name
+    assert name.startswith("mlp-digits-gen_hidden_256x512-optimizer_sgd-disc_lr_1e-05-2")
+    many = dict.fromkeys(("dropout", "beta1", "beta2", "gen_lr", "disc_lr", "ema_decay"), 0.123456789)
+    widths = {"gen_hidden": [1000] * 16, "disc_hidden": [1000] * 16}
+    assert len(default_folder(GanConfig.parse({**many, **widths})).name) < 220
 
 
 def test_a_training_does_not_write_into_a_folder_that_exists(

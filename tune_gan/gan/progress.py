@@ -1,8 +1,9 @@
-"""What a training shows while it runs: a bar on a terminal, a line a report elsewhere."""
+"""What a training shows while it runs: a bar on a terminal, a line a report elsewhere, samples."""
 
 from typing import Self
 
-from rich.console import Console
+from PIL import Image
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -11,9 +12,18 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+from rich_pixels import Pixels
+from torchvision.utils import make_grid
 
 from tune_gan.config import GanConfig
-from tune_gan.gan.training import Report
+from tune_gan.gan.pictures import picture
+from tune_gan.gan.training import Report, generate
+from tune_gan.metrics.score import score_latents
+
+_NUM_SHOWN = 4
+_POINTS_COLUMNS = 48
+_SHADES = " .:-=+*#%@"
 
 
 class TrainingProgress:
@@ -21,11 +31,17 @@ class TrainingProgress:
 
     Args:
         config: What is trained.
-        console: Where to write.
+        console: Where to write the progress.
+        sample_console: Where to draw samples at every report; None draws none.
     """
 
-    def __init__(self, config: GanConfig, console: Console) -> None:
+    def __init__(
+        self, config: GanConfig, console: Console, sample_console: Console | None = None
+    ) -> None:
         self._config, self._console = config, console
+        # On one terminal the samples go above the bar, which only its own console can do.
+        same_terminal = sample_console and sample_console.is_terminal and console.is_terminal
+        self._sample_console = console if same_terminal else sample_console
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,6 +52,7 @@ class TrainingProgress:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            redirect_stdout=False,
         )
         title = f"{config.architecture} on {config.dataset}"
         self._task = self._bar.add_task(title, total=config.num_iterations, score="no score yet")
@@ -55,5 +72,33 @@ class TrainingProgress:
         self._bar.update(self._task, completed=iteration, score=score)
         if not self._console.is_terminal:
             losses = " ".join(f"{n} {report.metrics[n]:.4g}" for n in ("gen_loss", "disc_loss"))
-            line = f"iteration {iteration}/{self._config.num_iterations}: {score}, {losses}"
+            epoch = f"epoch {report.metrics['epoch']:.1f}"
+            line = f"iteration {iteration}/{self._config.num_iterations}: {score}, {losses}, {epoch}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self._sample_console:
+            self._sample_console.print(self._samples(report, self._sample_console))
+
+    def _samples(self, report: Report, console: Console) -> RenderableType:
+        """Draw four samples, or on the ring all points, as wide as the terminal allows."""
+        latents = score_latents(self._config.latent_dim)
+        if self._config.image_size is None:
+            points = generate(report.training.scored_generator, latents)
+            side = min(_POINTS_COLUMNS, console.width)
+            return _blocks(picture(points).resize((side, side)), console)
+        samples = generate(report.training.scored_generator, latents[:_NUM_SHOWN])
+        row = make_grid(samples, nrow=_NUM_SHOWN, padding=1, pad_value=64).permute(1, 2, 0)
+        image = Image.fromarray(row.numpy())
+        if image.width > console.width:
+            image.thumbnail((console.width, image.height))
+        return _blocks(image, console)
+
+
+def _blocks(image: Image.Image, console: Console) -> RenderableType:
+    """Return a picture as half blocks, two pixels a character, or without colour as shades."""
+    if console.color_system is not None:
+        pixels: RenderableType = Pixels.from_image(image)
+        return pixels
+    rows = image.convert("L").resize((image.width, max(1, image.height // 2)))
+    levels = [value * len(_SHADES) // 256 for value in rows.tobytes()]
+    lines = [levels[start : start + rows.width] for start in range(0, len(levels), rows.width)]
+    return Text("\n".join("".join(_SHADES[level] for level in line) for line in lines), no_wrap=True)

@@ -9,18 +9,24 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-
 from tune_gan.config import GanConfig
 from tune_gan.errors import InputError, RunFolderError
-from tune_gan.gan.checkpoint import FILE_NAME, Progress, load_best_generator, read_progress
-from tune_gan.gan.models import build_networks
-from tune_gan.gan.pictures import picture, picture_tensor
-from tune_gan.gan.training import Report, ReportState, generate, iterate
+from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
+from tune_gan.gan.checkpoint import FILE_NAME, read_progress
+from tune_gan.gan.sampling import save_best_samples
+from tune_gan.gan.training import (
+    Report,
+    ReportState,
+    begin,
+    generate,
+    iterate,
+    load_data,
+    scorer_of,
+)
 from tune_gan.metrics.score import score_latents
 
-_NUM_SAMPLES = 64
+_NOT_IN_NAME = ("data_root", "weights", "device", "num_threads")
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class TrainingResult:
         folder: Its folder, whose `result.json` holds the rest of this.
         state: ``completed`` or ``diverged``.
         cause: Why it diverged, else empty.
+        untrained_fid_proxy: Score before the first step.
         best_fid_proxy: Lowest score.
         best_iteration: Iteration at which it was reached.
         fid_proxy: Score of the last report.
@@ -41,6 +48,7 @@ class TrainingResult:
     folder: Path
     state: str
     cause: str
+    untrained_fid_proxy: float
     best_fid_proxy: float
     best_iteration: int
     fid_proxy: float
@@ -57,13 +65,14 @@ def train(
 ) -> TrainingResult:
     """Train one configuration and write all about it into a folder.
 
-    Written are ``config.yaml`` first; at every report a line of ``metrics.jsonl``, TensorBoard scalars
-    and a grid of samples, and ``checkpoint/``; at the end ``samples.png``, from the best generator,
-    and ``result.json`` last.
+    Written are ``config.yaml`` first; at every report a line of ``metrics.jsonl``, a picture in
+    ``grids/``, TensorBoard scalars and, as its runs ``real`` and ``fake`` under one tag, samples, and
+    ``checkpoint/``; at the end ``samples.png``, from the best generator, ``training.gif``, the
+    hyperparameters for TensorBoard, and ``result.json`` last.
 
     Args:
         config: What to train.
-        out: The folder; by default ``runs/ARCHITECTURE-DATASET-DATE-TIME``.
+        out: The folder; by default `default_folder`.
         resume: Go on in a folder from its checkpoint, instead of starting in a new one.
         on_report: Called with every report.
 
@@ -89,7 +98,21 @@ def train(
             shutil.rmtree(folder)
         raise
     save_best_samples(checkpoint, folder / "samples.png")
-    result = _result(folder, read_progress(checkpoint), state, cause)
+    save_training_gif(folder)
+    progress = read_progress(checkpoint)
+    best_iteration, best = min(progress.history, key=lambda entry: entry[1])
+    result = TrainingResult(
+        folder=folder,
+        state=state.value,
+        cause=cause,
+        untrained_fid_proxy=_untrained_score(config),
+        best_fid_proxy=best,
+        best_iteration=best_iteration,
+        fid_proxy=progress.history[-1][1],
+        iteration=progress.iteration,
+        time_s=progress.time_s,
+    )
+    write_hyperparameters(folder, config, result.best_fid_proxy, result.fid_proxy)
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
     _write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
     return result
@@ -99,13 +122,15 @@ def _train_into(
     folder: Path, config: GanConfig, on_report: Callable[[Report], None] | None
 ) -> tuple[ReportState, str]:
     checkpoint = folder / "checkpoint"
+    data = load_data(config)
     resumed_at = _forget_later_reports(folder)
-    latents = score_latents(config.latent_dim)[:_NUM_SAMPLES]
     state, cause = ReportState.COMPLETED, ""
-    with SummaryWriter(str(folder), purge_step=resumed_at + 1) as writer:
+    with Album(folder, config, data, resumed_at) as album:
+        if not resumed_at:
+            album.add_samples(begin(config, data).generator, 0)
         for report in iterate(config, checkpoint if resumed_at else None):
             _append_line(folder / "metrics.jsonl", _json_line(report.metrics))
-            _write_events(writer, report, generate(report.training.generator, latents))
+            album.add_report(report)
             report.training.save(checkpoint)
             state, cause = report.state, report.cause
             if on_report:
@@ -113,22 +138,29 @@ def _train_into(
     return state, cause
 
 
-def save_best_samples(checkpoint: Path, path: Path) -> None:
-    """Draw 64 samples of a checkpoint's best generator, always from the same latents, into a PNG.
-
-    Raises:
-        CheckpointError: if the checkpoint is missing or damaged.
-    """
-    config, weights = load_best_generator(checkpoint)
-    generator, _ = build_networks(config)
-    generator.load_state_dict(weights)
-    picture(generate(generator, score_latents(config.latent_dim)[:_NUM_SAMPLES])).save(path)
+def _untrained_score(config: GanConfig) -> float:
+    generator = begin(config, load_data(config)).generator
+    return scorer_of(config).score(generate(generator, score_latents(config.latent_dim)))["fid_proxy"]
 
 
 def default_folder(config: GanConfig) -> Path:
-    """Return ``runs/ARCHITECTURE-DATASET-DATE-TIME``, by the local clock."""
-    now = datetime.now().astimezone()
-    return Path("runs") / f"{config.architecture}-{config.dataset}-{now:%Y%m%d-%H%M%S}"
+    """Return a folder in ``runs`` whose name says the hyperparameters and the time.
+
+    ``ARCHITECTURE-DATASET-FIELD_VALUE-...-DATE-TIME``, with every field that is not at its default but
+    for places and what goes without saying; over 200 characters the last ones are left out.
+    """
+    name = f"{config.architecture}-{config.dataset}"
+    defaults = GanConfig.parse(
+        {"architecture": config.architecture, "dataset": config.dataset, "data_root": config.data_root}
+    )
+    for field, value in config:
+        if field not in _NOT_IN_NAME and value != getattr(defaults, field):
+            text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            part = f"-{field}_{text.replace(':', '')}"
+            if len(name) + len(part) > _LONGEST_NAME:
+                break
+            name += part
+    return Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def _start_folder(folder: Path, config: GanConfig) -> None:
@@ -186,26 +218,3 @@ def _json_line(metrics: dict[str, float]) -> str:
     """Return a report as one line of JSON, which has no word for NaN: a loss that is none is null."""
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return json.dumps(finite)
-
-
-def _write_events(writer: SummaryWriter, report: Report, samples: Tensor) -> None:
-    iteration = int(report.metrics["iteration"])
-    for name, value in report.metrics.items():
-        if name != "iteration":
-            writer.add_scalar(name, value, iteration)
-    writer.add_image("samples", picture_tensor(samples), iteration)
-    writer.flush()
-
-
-def _result(folder: Path, progress: Progress, state: ReportState, cause: str) -> TrainingResult:
-    best_iteration, best = min(progress.history, key=lambda entry: entry[1])
-    return TrainingResult(
-        folder=folder,
-        state=state.value,
-        cause=cause,
-        best_fid_proxy=best,
-        best_iteration=best_iteration,
-        fid_proxy=progress.history[-1][1],
-        iteration=progress.iteration,
-        time_s=progress.time_s,
-    )

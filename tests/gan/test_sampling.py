@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tune_gan import train
+from tune_gan.config import GanConfig
+from tune_gan.errors import CheckpointError, ConfigError
+from tune_gan.gan.checkpoint import FILE_NAME
+from tune_gan.gan.sampling import load_generator, sample, save_samples
+from tune_gan.gan.training import generate
+
+DIGITS = GanConfig(
+    dataset="digits",
+    gen_hidden=(16,),
+    disc_hidden=(16,),
+    latent_dim=4,
+    num_iterations=2,
+    report_every=1,
+    ema_decay=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(DIGITS, tmp_path_factory.mktemp("sampling") / "run").folder
+
+
+def test_samples_are_seeded(run: Path) -> None:
+    samples = sample(run, 70, seed=1)
+    assert samples.shape == (70, 1, 8, 8)
+    assert samples.dtype == torch.uint8
+    assert torch.equal(sample(run, 70, seed=1), samples)
+    assert not torch.equal(sample(run, 70, seed=2), samples)
+
+
+def test_a_checkpoint_is_named_by_its_file_its_folder_or_its_training(run: Path) -> None:
+    expected = sample(run, 3, seed=0)
+    for place in (run / "checkpoint", run / "checkpoint" / FILE_NAME):
+        assert torch.equal(sample(place, 3, seed=0), expected)
+
+
+def test_the_best_generator_is_the_average(run: Path) -> None:
+    config, generator = load_generator(run)
+    assert config == DIGITS
+    tensors = load_file(run / "checkpoint" / FILE_NAME)
+    for name, weight in generator.state_dict().items():
+        assert torch.equal(weight, tensors[f"best_generator.{name}"])
+        assert f"average.module.{name}" in tensors
+    assert generate(generator, torch.zeros(1, 4)).shape == (1, 1, 8, 8)
+
+
+def test_a_picture_and_numbers(run: Path, tmp_path: Path) -> None:
+    files = save_samples(
+        run, 9, 0, picture_file=tmp_path / "grid.png", npz_file=tmp_path / "samples.npz"
+    )
+    assert files == [tmp_path / "grid.png", tmp_path / "samples.npz"]
+    with Image.open(files[0]) as picture:
+        assert min(picture.size) > 600
+    array = np.load(files[1])["arr_0"]
+    assert array.shape == (9, 8, 8, 1)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array[..., 0], sample(run, 9, seed=0)[:, 0].numpy())
+
+
+def test_points_are_numbers_of_two_columns(tiny_ring: GanConfig, tmp_path: Path) -> None:
+    train(tiny_ring, tmp_path / "run")
+    save_samples(tmp_path / "run", 5, 0, npz_file=tmp_path / "points.npz")
+    array = np.load(tmp_path / "points.npz")["arr_0"]
+    assert array.shape == (5, 2)
+    assert array.dtype == np.float32
+
+
+def test_where_no_checkpoint_is(run: Path, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing", run / "config.yaml"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint at .*state\.safetensors"):
+            sample(place, 1, seed=0)
+
+
+def test_weights_of_another_network_are_refused(run: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(run / "checkpoint" / FILE_NAME, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(run / "checkpoint" / FILE_NAME)
+    tensors["best_generator.layers.0.weight"] = torch.zeros(2, 2)
+    save_file(tensors, tmp_path / FILE_NAME, metadata=metadata)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        sample(tmp_path, 1, seed=0)
+
+
+def test_a_picture_of_no_known_ending(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"grid\.xyz: a picture's name ends in \.png"):
+        save_samples(run, 1, 0, picture_file=Path("grid.xyz"))
