@@ -47,6 +47,7 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
     (["train", "--config", "list.yaml"], "expected a mapping"),
     (["train", "--config", "twice.yaml"], "twice.yaml: line 2: is no valid YAML"),
     (["train", "--config", "tag.yaml"], "tag.yaml: line 1: is no valid YAML"),
+    (["train", "--config", "sweep.yaml"], "sweep.yaml is a sweep; run it with `tune-gan sweep`"),
     (["train", "--resume", "missing"], "missing/config.yaml: cannot be read"),
     (["train", "--resume", "missing", "--seed", "3"], "give it alone"),
     (["train", "--data-root", "empty"], "empty/mnist/train-images-idx3-ubyte.gz"),
@@ -90,6 +91,7 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
 def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.yaml").write_text("[1, 2]\n")
+    (tmp_path / "sweep.yaml").write_text("name: x\ngan: {}\nspace: {}\n")
     (tmp_path / "twice.yaml").write_text("gen_lr: 0.1\ngen_lr: 0.2\n")
     (tmp_path / "tag.yaml").write_text("gen_lr: !!python/object/apply:os.getcwd []\n")
     before = sorted(tmp_path.rglob("*"))

@@ -67,6 +67,11 @@ def test_names_are_taken_in_any_spelling(field: str, given: str, meant: str) -> 
     assert getattr(GanConfig.parse({field: given}), field) == meant
 
 
+@pytest.mark.parametrize("given", [16, "16", [16], (16,)])
+def test_one_hidden_layer_needs_no_list(given: object) -> None:
+    assert GanConfig.parse({"gen_hidden": given}).gen_hidden == (16,)
+
+
 def test_a_name_that_is_none_is_refused_as_it_was_given() -> None:
     with pytest.raises(ConfigError, match="optimizer: 'ADAMM' is not valid; give one of adam, adamw"):
         GanConfig.parse({"optimizer": "ADAMM"})

@@ -312,6 +312,8 @@ def _configuration(preset: str | None, config: Path | None, values: dict[str, An
     base: Any = read_yaml(config) if config else {}
     if not isinstance(base, dict):
         raise ConfigError(f"{config}: expected a mapping of fields to values")
+    if {"gan", "space"} <= set(base):
+        raise ConfigError(f"{config} is a sweep; run it with `tune-gan sweep`, or train its gan section")
     if preset:
         base = {"preset": preset}
     return resolve_gan({**base, **values})

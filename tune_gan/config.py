@@ -65,7 +65,9 @@ def _letters(name: str) -> str:
 
 
 def _widths(value: object) -> object:
-    """Take a list (YAML) or ``256,512`` (a flag, a categorical choice) for a tuple of widths."""
+    """Take a list (YAML), ``256,512`` (a flag, a categorical choice) or one number for a tuple."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
     if isinstance(value, str):
         parts = value.strip("[]() ").split(",")
         return tuple(int(part) if part.strip().isdigit() else part for part in parts)

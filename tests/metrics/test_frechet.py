@@ -17,6 +17,12 @@ def whitened(num: int, dim: int, seed: int = 0) -> Tensor:
     return whitened
 
 
+def test_without_scaling_features_count_in_their_own_units() -> None:
+    shift = torch.tensor([3.0, 0.0, 0.0, 0.0])
+    real = whitened(500, 4) * torch.tensor([1.0, 2.0, 1e-6, 5.0])
+    assert FrechetReference(real, scale=False).distance(real + shift) == pytest.approx(9, rel=1e-4)
+
+
 def test_equal_gaussians_have_distance_0() -> None:
     real = whitened(500, 8)
     assert FrechetReference(real).distance(whitened(700, 8, seed=1)) == pytest.approx(0, abs=1e-9)

@@ -229,7 +229,8 @@ def load_scorer(dataset: str, root: Path, image_size: int | None, weights: str |
         )
     if native.train_labels is None:
         network = load_mobilenet(Path(weights) if weights else None)
-        return Scorer(imagenet_features(network), native.held_out)
+        # As published for ImageNet features: unscaled.
+        return Scorer(imagenet_features(network), native.held_out, scale=False)
     classifier = load_classifier(dataset, native.train, native.train_labels)
     return Scorer(image_features(classifier), resize(native.held_out, image_size))
 

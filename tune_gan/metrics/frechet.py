@@ -9,26 +9,27 @@ from torch import Tensor
 class FrechetReference:
     """The real side of Fréchet distances: computed once, compared with many generated sets.
 
-    Features are standardised on the real ones, feature by feature, so that no feature dominates by
-    its scale.
-
     Args:
         real_features: ``(N, d)`` features of real samples.
+        scale: Whether to divide each feature by its deviation among the real ones, so that none
+            dominates by its scale. Not for features of which some hardly vary among real samples: by
+            those alone would samples be judged that are not quite real.
     """
 
-    def __init__(self, real_features: Tensor) -> None:
+    def __init__(self, real_features: Tensor, *, scale: bool = True) -> None:
         features = real_features.double()
         self._mean = features.mean(dim=0)
         deviation = features.std(dim=0)
         # A feature that never varies among real samples keeps its scale.
-        self._deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        ones = torch.ones_like(deviation)
+        self._deviation = torch.where(deviation > 0, deviation, ones) if scale else ones
         covariance = self.standardise(real_features).T.cov()
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         self._root = (eigenvectors * eigenvalues.clamp(min=0).sqrt()) @ eigenvectors.T
         self._trace = covariance.trace()
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Return features ``(N, d)`` in float64 with the real mean and deviation taken out."""
+        """Return features ``(N, d)`` in float64 with the real mean, and deviation, taken out."""
         return (features.double() - self._mean) / self._deviation
 
     def distance(self, features: Tensor) -> float:

@@ -31,14 +31,22 @@ class Scorer:
         features: Maps samples (uint8 images or float points) to ``(N, d)`` features.
         held_out: Held-out real samples of that kind.
         measures: Further measures of generated samples, by name.
+        scale: As `FrechetReference` takes it.
     """
 
-    def __init__(self, features: Features, held_out: Tensor, measures: Measures | None = None) -> None:
+    def __init__(
+        self,
+        features: Features,
+        held_out: Tensor,
+        measures: Measures | None = None,
+        *,
+        scale: bool = True,
+    ) -> None:
         shuffle = torch.Generator().manual_seed(_SHUFFLE_SEED)
         order = torch.randperm(len(held_out), generator=shuffle)
         real_features = features(held_out[order])
         self._features, self._measures = features, measures
-        self._frechet = FrechetReference(real_features)
+        self._frechet = FrechetReference(real_features, scale=scale)
         standardised = self._frechet.standardise(real_features)
         self._coverage = CoverageReference(standardised[:_COVERAGE_REAL])
 
