@@ -46,7 +46,8 @@ def test_commands_and_flags_exist(page: str) -> None:
     text = (_CHECKOUT / page).read_text()
     for name, rest in re.findall(r"tune-gan ([a-z]+)\b([^`|\n]*)", text):
         flags = {flag for parameter in commands[name].params for flag in parameter.opts}
-        assert set(re.findall(r"--[a-z-]+", rest)) <= flags | {"--help"}, rest
+        named = {flag.replace("_", "-") for flag in re.findall(r"--[a-z_]+[a-z_-]*", rest)}
+        assert named <= flags | {"--help"}, rest
     for module in re.findall(r"python -m analysis\.(\w+)", text):
         assert (_CHECKOUT / "analysis" / f"{module}.py").is_file()
 
