@@ -49,7 +49,7 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
     (["train", "--config", "tag.yaml"], "tag.yaml: line 1: is no valid YAML"),
     (["train", "--config", "sweep.yaml"], "sweep.yaml is a sweep; run it with `tune-gan sweep`"),
     (["train", "--resume", "missing"], "missing/config.yaml: cannot be read"),
-    (["train", "--resume", "missing", "--seed", "3"], "give it alone"),
+    (["train", "--resume", "missing", "--seed", "3"], "goes on with its own configuration"),
     (["train", "--data-root", "empty"], "empty/mnist/train-images-idx3-ubyte.gz"),
     (["train", "--dataset", "circle", "--out", "empty"], "empty exists already"),
     (["train", "--dataset", "circle", "--out", "list.yaml/run"], "cannot be written"),

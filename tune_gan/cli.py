@@ -138,9 +138,13 @@ def train(
         if text is not None
     }
     if resume is not None:
-        if values or preset or config or out:
-            raise ConfigError("--resume goes on with its own configuration; give it alone")
-        gan = GanConfig.from_yaml(resume / "config.yaml")
+        if set(values) - {"data_root", "weights"} or preset or config or out:
+            raise ConfigError(
+                "--resume goes on with its own configuration; "
+                "beside it only --data-root and --weights may say where these lie now"
+            )
+        saved = GanConfig.from_yaml(resume / "config.yaml")
+        gan = GanConfig.parse({**saved.model_dump(), **values})
     else:
         gan = _configuration(preset, config, values)
     from tune_gan.gan.progress import TrainingProgress
@@ -153,7 +157,13 @@ def train(
     samples = output if show_samples or output.is_terminal else None
     try:
         with TrainingProgress(gan, Console(stderr=True), samples) as progress:
-            result = train_into(gan, folder, resume=resume is not None, on_report=progress.show)
+            result = train_into(
+                gan,
+                folder,
+                resume=resume is not None,
+                on_start=progress.start,
+                on_report=progress.show,
+            )
     except KeyboardInterrupt:
         if (folder / "checkpoint").is_dir():
             command = f"tune-gan train --resume {shlex.quote(str(folder))}"
@@ -179,7 +189,8 @@ def sweep(
     ] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the draws.")] = None,
     data_root: Annotated[
-        str | None, typer.Option(help="Folder with the MNIST or Fashion-MNIST files.")
+        str | None,
+        typer.Option(help="Folder with the MNIST or Fashion-MNIST files, or of images."),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -246,7 +257,7 @@ def sample(
         Path, typer.Argument(help="A training's folder, or a checkpoint.", show_default=False)
     ],
     num_samples: Annotated[
-        int, typer.Option("--num-samples", "-n", metavar="N", min=1, max=1_000_000, help="How many.")
+        int, typer.Option("--num-samples", "-n", metavar="N", min=1, max=100_000, help="How many.")
     ] = 64,
     out: Annotated[
         Path | None,
@@ -313,7 +324,9 @@ def _configuration(preset: str | None, config: Path | None, values: dict[str, An
     if not isinstance(base, dict):
         raise ConfigError(f"{config}: expected a mapping of fields to values")
     if {"gan", "space"} <= set(base):
-        raise ConfigError(f"{config} is a sweep; run it with `tune-gan sweep`, or train its gan section")
+        raise ConfigError(
+            f"{config} is a sweep; run it with `tune-gan sweep`, or train its gan section"
+        )
     if preset:
         base = {"preset": preset}
     return resolve_gan({**base, **values})

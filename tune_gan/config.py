@@ -256,6 +256,8 @@ class GanConfig(Settings):
             raise ConfigError("activation celu divides by activation_alpha, which must be above 0")
         if self.dataset == "folder" and self.data_root is None:
             raise ConfigError("dataset folder needs data_root, the folder that holds the images")
+        if self.weights is not None and self.dataset != "folder":
+            raise ConfigError(f"weights go with dataset folder, not {self.dataset}")
         if self.disc_logits > 1 and self.architecture != "mlp":
             raise ConfigError(
                 f"disc_logits {self.disc_logits} goes with architecture mlp, not {self.architecture}"

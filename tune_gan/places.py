@@ -5,6 +5,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from tune_gan.config import GanConfig
+
 
 def cache_folder() -> Path:
     """Return the user's cache folder of this program."""
@@ -15,3 +17,13 @@ def data_root(configured: str | None) -> Path:
     """Return the folder of the image files: `configured`, ``$TUNE_GAN_DATA`` or in the cache."""
     chosen = configured or os.environ.get("TUNE_GAN_DATA")
     return Path(chosen).absolute() if chosen else cache_folder() / "data"
+
+
+def with_whole_paths(config: GanConfig) -> GanConfig:
+    """Return a configuration that names its places as they are called from anywhere on this machine."""
+    changes = {}
+    if config.dataset not in ("circle", "digits"):
+        changes["data_root"] = str(data_root(config.data_root))
+    if config.weights is not None:
+        changes["weights"] = str(Path(config.weights).absolute())
+    return config.model_copy(update=changes)

@@ -2,13 +2,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageSequence
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tune_gan import train
 from tune_gan.config import GanConfig
 from tune_gan.gan.album import grid_files
-from tune_gan.gan.training import Report
+from tune_gan.gan.checkpoint import FILE_NAME, TrainingState
+from tune_gan.gan.models import build_generator
+from tune_gan.gan.pictures import picture
+from tune_gan.gan.training import generate
+from tune_gan.metrics.score import score_latents
 
 DIGITS = GanConfig(
     dataset="digits", gen_hidden=(16,), disc_hidden=(16,), num_iterations=6, report_every=2
@@ -64,23 +69,58 @@ def test_tensorboard_shows_hyperparameters_with_the_best_and_the_last_score(tmp_
     assert values["gen_hidden"].string_value == "[16]"
 
 
-def test_a_resumed_run_has_each_picture_once(tmp_path: Path) -> None:
-    def interrupt(report: Report) -> None:
-        if report.metrics["iteration"] == 4:
-            raise KeyboardInterrupt
+def test_a_resumed_run_has_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = TrainingState.save
 
+    def interrupted(training: TrainingState, folder: Path) -> None:
+        if training.iteration == 4:
+            raise KeyboardInterrupt
+        save(training, folder)
+
+    # The report of iteration 4 is written and drawn, its checkpoint is not.
+    monkeypatch.setattr(TrainingState, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(DIGITS, tmp_path / "run", on_report=interrupt)
-    # A picture of a report whose checkpoint was never written.
-    later = tmp_path / "run" / "grids" / "iteration_0000005.png"
-    grid_files(tmp_path / "run")[-1].rename(later)
+        train(DIGITS, tmp_path / "run")
+    monkeypatch.undo()
+    assert grid_files(tmp_path / "run")[-1].name == "iteration_0000004.png"
+    (tmp_path / "run" / "grids" / "iteration_0000004.png").rename(
+        later := tmp_path / "run" / "grids" / "iteration_0000005.png"
+    )
     train(DIGITS, tmp_path / "run", resume=True)
     assert not later.exists()
     whole = train(DIGITS, tmp_path / "whole").folder
     for run in ("real", "fake"):
         steps = [event.step for event in _events(tmp_path / "run" / run).Images("samples")]
         assert steps == [0, 2, 4, 6]
-    names = {"iteration_0000000.png", "iteration_0000002.png", "iteration_0000006.png"}
+    scalars = [event.step for event in _events(tmp_path / "run").Scalars("fid_proxy")]
+    assert scalars == [2, 4, 6]
+    names = {f"iteration_000000{iteration}.png" for iteration in (0, 2, 4, 6)}
     got = {file.name: file.read_bytes() for file in grid_files(tmp_path / "run")}
     assert set(got) == names
     assert all((whole / "grids" / name).read_bytes() == got[name] for name in names)
+
+
+def test_grids_show_the_moving_average(tmp_path: Path) -> None:
+    config = DIGITS.model_copy(update={"ema_decay": 0.9})
+    train(config, tmp_path / "run")
+    tensors = load_file(tmp_path / "run" / "checkpoint" / FILE_NAME)
+    for prefix, same in (("average.module.", True), ("generator.", False)):
+        generator = build_generator(config)
+        names = generator.state_dict()
+        generator.load_state_dict({name: tensors[prefix + name] for name in names})
+        drawn = picture(generate(generator, score_latents(config.latent_dim)[:25]), side=320)
+        with Image.open(grid_files(tmp_path / "run")[-1]) as grid:
+            assert (grid.tobytes() == drawn.tobytes()) is same
+
+
+def test_pictures_that_others_left_or_took_do_not_stop_the_end_of_a_run(tmp_path: Path) -> None:
+    folder = train(DIGITS, tmp_path / "run").folder
+    (folder / "grids" / "iteration_copy.png").write_text("mine")
+    (folder / "grids" / "iteration_0000002.png").write_bytes(b"")
+    (folder / "grids" / "iteration_0000000.png").unlink()
+    (folder / "result.json").unlink()
+    train(DIGITS, folder, resume=True)
+    with Image.open(folder / "training.gif") as gif:
+        # The untrained one is drawn again; the empty one is left out.
+        assert len(list(ImageSequence.Iterator(gif))) == 3
+    assert (folder / "grids" / "iteration_copy.png").read_text() == "mine"

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tune_gan.errors import DataError, TuneGanError
+from tune_gan.gan import data as data_module
 from tune_gan.gan import folder as folder_module
 from tune_gan.gan import image_files
+from tune_gan.gan.data import load_dataset
 from tune_gan.gan.folder import MIN_IMAGES, FolderImages, load_folder
 from tune_gan.gan.image_files import BadImage
 from tune_gan.places import cache_folder
@@ -520,7 +522,25 @@ def test_a_fault_that_may_pass_is_looked_at_again(root: Path, monkeypatch: pytes
     monkeypatch.setattr(image_files, "_decode", failing)
     assert load_folder(root, SIZE).bad == (BadImage("z.png", "cannot be read (Input/output error)"),)
     monkeypatch.undo()
+    assert len(load_folder(root, SIZE).bad) == 1
+    an_hour_ago = time.time() - 3700
+    os.utime(entry_of(root) / "bad.json", (an_hour_ago, an_hour_ago))
     assert load_folder(root, SIZE).bad == ()
+
+
+def test_what_is_held_out_is_not_trained_on(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_dataset.cache_clear()
+    folder = load_dataset("folder", plain, SIZE)
+    train, held_out = set(indices(folder.train)), set(indices(folder.held_out))
+    assert (len(folder.train), len(folder.held_out)) == (1000, 2000)
+    assert train | held_out == set(range(MIN_IMAGES))
+    assert not train & held_out
+    for num_images, num_held_out in ((30_000, 3_000), (300_000, 10_000)):
+        many = FolderImages(torch.zeros(num_images, 3, 1, 1, dtype=torch.uint8), ())
+        monkeypatch.setattr(data_module, "load_folder", lambda *_, many=many: many)
+        load_dataset.cache_clear()
+        assert len(load_dataset("folder", plain, 1).held_out) == num_held_out
+    load_dataset.cache_clear()
 
 
 @pytest.mark.parametrize("error", [KeyError("k"), MemoryError(), SyntaxError("s"), zlib.error("z")])

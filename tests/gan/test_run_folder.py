@@ -110,3 +110,25 @@ def test_a_diverged_training_says_so(tiny_ring: GanConfig, tmp_path: Path) -> No
     assert result.cause
     assert _lines(tmp_path / "run")[-1]["fid_proxy"] == WORST_SCORE
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_diverged_training_is_not_trained_on_when_resumed(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    values = {"optimizer": "sgd", "gen_lr": 1.0, "disc_lr": 1.0, "loss": "least_squares"}
+    config = tiny_ring.model_copy(update={**values, "num_iterations": 500})
+    whole = train(config, tmp_path / "run")
+    # Killed after the last checkpoint.
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run", resume=True) == whole
+
+
+def test_places_are_written_down_whole(
+    tmp_path: Path, mnist_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run can go on from another folder than it was started in."""
+    (tmp_path / "data").symlink_to(mnist_root)
+    monkeypatch.chdir(tmp_path)
+    values = {"num_iterations": 1, "report_every": 1, "gen_hidden": 4, "disc_hidden": 4}
+    train(GanConfig.parse({**values, "data_root": "data"}), Path("run"))
+    assert GanConfig.from_yaml(Path("run/config.yaml")).data_root == str(tmp_path / "data")

@@ -1,9 +1,15 @@
+import json
+import math
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tune_gan import train
@@ -80,16 +86,50 @@ def test_where_no_checkpoint_is(run: Path, tmp_path: Path) -> None:
             sample(place, 1, seed=0)
 
 
-def test_weights_of_another_network_are_refused(run: Path, tmp_path: Path) -> None:
-    from safetensors import safe_open
-
+def _changed(
+    run: Path, folder: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
+) -> Path:
+    """A copy of a checkpoint whose progress and tensors a function has changed."""
     with safe_open(run / "checkpoint" / FILE_NAME, framework="pt") as file:
-        metadata = file.metadata()
+        progress = json.loads(file.metadata()["progress"])
     tensors = load_file(run / "checkpoint" / FILE_NAME)
-    tensors["best_generator.layers.0.weight"] = torch.zeros(2, 2)
-    save_file(tensors, tmp_path / FILE_NAME, metadata=metadata)
-    with pytest.raises(CheckpointError, match="is damaged"):
-        sample(tmp_path, 1, seed=0)
+    text = change(progress, tensors)
+    metadata = {"progress": text if isinstance(text, str) else json.dumps(progress)}
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / FILE_NAME, metadata=metadata)
+    return folder
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] = {
+    "brackets": lambda progress, tensors: "[" * 200_000,
+    "infinite": lambda progress, tensors: progress.update(iteration=math.inf),
+    "history": lambda progress, tensors: progress.update(history=[[math.inf, 1]]),
+    # 17 GB for one layer, if it were made before it is compared with what is there.
+    "huge": lambda progress, tensors: progress["config"].update(gen_hidden=[65536, 65536]),
+    "field": lambda progress, tensors: progress["config"].update(nothing=1),
+    "value": lambda progress, tensors: progress["config"].update(latent_dim=0),
+    "shape": lambda progress, tensors: tensors.update(
+        {"best_generator.layers.0.weight": torch.zeros(2, 2)}
+    ),
+    "kind": lambda progress, tensors: tensors.update(
+        {"best_generator.layers.0.weight": torch.zeros(16, 4, dtype=torch.int64)}
+    ),
+    "absent": lambda progress, tensors: tensors.pop("best_generator.layers.0.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_checkpoint_made_to_do_harm_is_refused(kind: str, run: Path, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    folder = _changed(run, tmp_path / "bad", HOSTILE[kind])
+    with pytest.raises(CheckpointError, match=r"bad/state\.safetensors is damaged"):
+        sample(folder, 1, seed=0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+
+def test_an_unchanged_copy_is_taken(run: Path, tmp_path: Path) -> None:
+    folder = _changed(run, tmp_path / "good", lambda progress, tensors: None)
+    assert torch.equal(sample(folder, 2, seed=0), sample(run, 2, seed=0))
 
 
 def test_a_picture_of_no_known_ending(run: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.test_config import configs
 from tune_gan.errors import ConfigError
-from tune_gan.search.spec import SweepSpec, describe_work, load_spec, parse_change
+from tune_gan.search.spec import SweepSpec, describe_work, load_spec, parse_change, resolve
 from tune_gan.settings import parse_yaml
 
 SPEC: dict[str, Any] = {
@@ -179,3 +179,18 @@ def test_work_is_estimated() -> None:
     assert "8 trials of 300 iterations" in text
     assert "at most 2,400 iterations" in text
     assert "from report 2 of 10" in text
+
+
+def test_places_are_resolved_to_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gan = {"dataset": "folder", "data_root": "images", "weights": "w.pth"}
+    spec = resolve(SweepSpec.parse({**SPEC, "gan": gan}))
+    assert spec.gan.data_root == str(tmp_path / "images")
+    assert spec.gan.weights == str(tmp_path / "w.pth")
+
+
+def test_choices_are_taken_in_any_spelling() -> None:
+    spec = _spec(space={"activation": {"choice": ["LeakyReLU", "TANH"]}})
+    assert spec.space["activation"].arguments == ("leaky_relu", "tanh")
+    with pytest.raises(ConfigError, match="takes a list of different values"):
+        _spec(space={"activation": {"choice": ["relu", "ReLU"]}})

@@ -56,6 +56,10 @@ class Album:
         for writer in (self._scalars, self._fake_pictures, self._real_pictures):
             writer.close()
 
+    def has_samples_of(self, iteration: int) -> bool:
+        """Return whether the samples of an iteration are drawn already."""
+        return self._file(iteration).is_file()
+
     def add_report(self, report: Report) -> None:
         """Write a report's numbers and draw its generator's samples."""
         iteration = int(report.metrics["iteration"])
@@ -70,12 +74,17 @@ class Album:
         samples = generate(generator, self._latents)
         real = self._real if self._of_points else None
         in_grid = samples if self._of_points else samples[:_NUM_IN_GRID]
-        file = self._grids / f"{_GRID_NAME}{iteration:07d}.png"
-        picture(in_grid, real, _GRID_SIDE).save(file)
+        file = self._file(iteration)
+        aside = file.with_name(f".{file.name}.tmp")
+        picture(in_grid, real, _GRID_SIDE).save(aside, format="PNG")
+        aside.replace(file)
         self._fake_pictures.add_image("samples", picture_tensor(samples, real), iteration)
         self._real_pictures.add_image("samples", picture_tensor(self._real), iteration)
         self._fake_pictures.flush()
         self._real_pictures.flush()
+
+    def _file(self, iteration: int) -> Path:
+        return self._grids / f"{_GRID_NAME}{iteration:07d}.png"
 
 
 def write_hyperparameters(folder: Path, config: GanConfig, best: float, last: float) -> None:
@@ -97,14 +106,18 @@ def write_hyperparameters(folder: Path, config: GanConfig, best: float, last: fl
 
 
 def save_training_gif(folder: Path) -> None:
-    """Write ``training.gif`` with a frame for each picture in ``grids/``."""
+    """Write ``training.gif`` with a frame for each picture in ``grids/``, if there is one."""
     frames = {f"iteration {_iteration_of(file)}": file for file in grid_files(folder)}
-    save_gif(frames, folder / "training.gif")
+    if frames:
+        save_gif(frames, folder / "training.gif")
 
 
 def grid_files(folder: Path) -> list[Path]:
     """Return the pictures in a run's ``grids/``, first to last."""
-    return sorted((folder / "grids").glob(f"{_GRID_NAME}*.png"), key=_iteration_of)
+    files = (folder / "grids").glob(f"{_GRID_NAME}*.png")
+    # Only those that a training wrote, and wrote whole.
+    ours = [file for file in files if file.stem.removeprefix(_GRID_NAME).isdecimal()]
+    return sorted((file for file in ours if file.stat().st_size), key=_iteration_of)
 
 
 def _iteration_of(file: Path) -> int:

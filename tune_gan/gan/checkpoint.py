@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import CheckpointError, TuneGanError
+from tune_gan.errors import CheckpointError, ConfigError, TuneGanError
 from tune_gan.gan.data import BatchOrder
 
 FILE_NAME = "state.safetensors"
 _FORMAT = 1
 # Fields in which a resumed run may differ from the one that wrote the checkpoint.
-_FREE_FIELDS = {"data_root", "device", "num_iterations"}
+# Where the weights of the feature network lie may change; other weights would give other scores.
+_FREE_FIELDS = {"data_root", "weights", "device", "num_iterations"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Progress:
         offset: Samples of this pass taken already.
         time_s: Wall time of training and scoring, in seconds.
         history: ``(iteration, fid_proxy)`` of every report.
+        cause: Why it diverged, else empty.
     """
 
     config: dict[str, Any]
@@ -43,6 +45,7 @@ class Progress:
     offset: int
     time_s: float
     history: tuple[tuple[int, float], ...]
+    cause: str = ""
 
 
 @dataclass
@@ -61,6 +64,7 @@ class TrainingState:
         iteration: Generator steps done.
         time_s: Wall time of training and scoring so far, in seconds.
         history: ``(iteration, fid_proxy)`` of every report so far.
+        cause: Why the run has diverged, else empty.
         best_generator: Weights of the scored generator at its best score, on the CPU; empty before one.
     """
 
@@ -75,6 +79,7 @@ class TrainingState:
     iteration: int = 0
     time_s: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
+    cause: str = ""
     best_generator: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -110,6 +115,7 @@ class TrainingState:
             "offset": self.batches.offset,
             "time_s": self.time_s,
             "history": self.history,
+            "cause": self.cause,
         }
         aside = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
         try:
@@ -152,7 +158,7 @@ class TrainingState:
         self.best_generator = _under("best_generator", tensors)
         self.batches.move_to(progress.epoch, progress.offset)
         self.iteration, self.time_s = progress.iteration, progress.time_s
-        self.history = list(progress.history)
+        self.history, self.cause = list(progress.history), progress.cause
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {
@@ -173,7 +179,7 @@ class TrainingState:
     def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
         own = self.config.model_dump(mode="json")
         # A field that is newer than the checkpoint has its default there.
-        saved = GanConfig.parse(saved).model_dump(mode="json")
+        saved = _parse_config(folder, saved).model_dump(mode="json")
         differing = [
             f"{name} {saved[name]!r} is now {own[name]!r}"
             for name in own
@@ -197,6 +203,9 @@ def read_progress(folder: Path) -> Progress:
             return _parse_progress((file.metadata() or {})["progress"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise _damaged(folder, error) from None
+    except (RecursionError, OverflowError) as error:
+        # What only a file that was made to do harm holds: brackets without end, infinite iterations.
+        raise _damaged(folder, error) from None
 
 
 def load_best_generator(folder: Path) -> tuple[GanConfig, dict[str, Tensor]]:
@@ -207,7 +216,7 @@ def load_best_generator(folder: Path) -> tuple[GanConfig, dict[str, Tensor]]:
     """
     progress, tensors = _read(folder)
     weights = _under("best_generator", tensors) or _under("generator", tensors)
-    return GanConfig.parse(progress.config), weights
+    return _parse_config(folder, progress.config), weights
 
 
 def _read(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
@@ -236,7 +245,15 @@ def _parse_progress(text: str) -> Progress:
         offset=int(values["offset"]),
         time_s=float(values["time_s"]),
         history=tuple((int(iteration), float(score)) for iteration, score in values["history"]),
+        cause=str(values.get("cause", "")),
     )
+
+
+def _parse_config(folder: Path, values: dict[str, Any]) -> GanConfig:
+    try:
+        return GanConfig.parse(values)
+    except ConfigError as error:
+        raise _damaged(folder, error) from None
 
 
 def _damaged(folder: Path, error: Exception) -> CheckpointError:

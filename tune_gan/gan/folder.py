@@ -35,6 +35,7 @@ MIN_IMAGES = 3000
 
 _VERSION = "folder-v1"  # Part of the cache key: raise it with every change to what decoding yields.
 _MAX_LISTED = 50
+_RETRY_AFTER_S = 3600.0
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_UPDATES = 0.1
 
@@ -136,8 +137,9 @@ def _read_cache(entry: Path, image_size: int) -> FolderImages | None:
         return None
     try:
         listed = json.loads((entry / "bad.json").read_text())
-        # A fault that may have passed is looked at afresh.
-        if listed["passes"]:
+        # A fault that may have passed is looked at afresh, but not by every process of a sweep.
+        age_s = time.time() - (entry / "bad.json").stat().st_mtime
+        if listed["passes"] and age_s > _RETRY_AFTER_S:
             return None
         found = _open_entry(entry, image_size, tuple(BadImage(*pair) for pair in listed["bad"]))
         if len(found.images) != listed["num_good"]:

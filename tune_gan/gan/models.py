@@ -209,13 +209,18 @@ def build_networks(config: GanConfig) -> tuple[nn.Module, nn.Module]:
         ``(B, *config.sample_shape)``, the second maps such samples to logits ``(B,)``, or
         ``(B, disc_logits)`` where there are several.
     """
-    generator_class, discriminator_class = _PAIRS[config.architecture]
-    generator, discriminator = generator_class(config), discriminator_class(config)
+    generator = build_generator(config)
+    discriminator = _PAIRS[config.architecture][1](config)
     if config.spectral_norm:
         # Miyato et al. 2018, https://arxiv.org/abs/1802.05957, one power iteration a pass.
         for layer in [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
             spectral_norm(layer)
     return generator, discriminator
+
+
+def build_generator(config: GanConfig) -> nn.Module:
+    """Build the generator alone, as `build_networks` does."""
+    return _PAIRS[config.architecture][0](config)
 
 
 def _activation(config: GanConfig) -> nn.Module:

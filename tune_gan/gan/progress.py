@@ -27,7 +27,7 @@ _SHADES = " .:-=+*#%@"
 
 
 class TrainingProgress:
-    """Shows one training's reports on a console, while it is entered as a context.
+    """Shows one training's reports on a console, from its `start` to the end of the context.
 
     Args:
         config: What is trained.
@@ -58,11 +58,15 @@ class TrainingProgress:
         self._task = self._bar.add_task(title, total=config.num_iterations, score="no score yet")
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def start(self, iteration: int) -> None:
+        """Show that the training goes on from an iteration."""
+        self._bar.reset(self._task, completed=iteration)
+        self._bar.start()
 
     def show(self, report: Report) -> None:
         """Show a report."""
@@ -95,7 +99,7 @@ class TrainingProgress:
 
 def _blocks(image: Image.Image, console: Console) -> RenderableType:
     """Return a picture as half blocks, two pixels a character, or without colour as shades."""
-    if console.color_system is not None:
+    if console.color_system is not None and not console.no_color:
         pixels: RenderableType = Pixels.from_image(image)
         return pixels
     rows = image.convert("L").resize((image.width, max(1, image.height // 2)))

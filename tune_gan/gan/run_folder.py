@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import InputError, RunFolderError
+from tune_gan.errors import RunFolderError, TuneGanError
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
 from tune_gan.gan.sampling import save_best_samples
@@ -21,9 +21,11 @@ from tune_gan.gan.training import (
     generate,
     iterate,
     load_data,
+    prepare,
     scorer_of,
 )
 from tune_gan.metrics.score import score_latents
+from tune_gan.places import with_whole_paths
 
 _NOT_IN_NAME = ("data_root", "weights", "device", "num_threads")
 _LONGEST_NAME = 200
@@ -61,6 +63,7 @@ def train(
     out: Path | None = None,
     *,
     resume: bool = False,
+    on_start: Callable[[int], None] | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> TrainingResult:
     """Train one configuration and write all about it into a folder.
@@ -74,6 +77,7 @@ def train(
         config: What to train.
         out: The folder; by default `default_folder`.
         resume: Go on in a folder from its checkpoint, instead of starting in a new one.
+        on_start: Called once the data and the score are ready, with the iteration to go on from.
         on_report: Called with every report.
 
     Returns:
@@ -84,6 +88,7 @@ def train(
         DataError: if the data set cannot be loaded.
         CheckpointError: if the checkpoint to go on from is damaged or of another configuration.
     """
+    config = with_whole_paths(config)
     folder = (out or default_folder(config)).absolute()
     checkpoint = folder / "checkpoint"
     if resume:
@@ -91,8 +96,8 @@ def train(
     else:
         _start_folder(folder, config)
     try:
-        state, cause = _train_into(folder, config, on_report)
-    except InputError:
+        _train_into(folder, config, on_start, on_report)
+    except TuneGanError:
         # Leave nothing behind where nothing was begun.
         if not resume and not (checkpoint / FILE_NAME).is_file():
             shutil.rmtree(folder)
@@ -103,8 +108,8 @@ def train(
     best_iteration, best = min(progress.history, key=lambda entry: entry[1])
     result = TrainingResult(
         folder=folder,
-        state=state.value,
-        cause=cause,
+        state=(ReportState.DIVERGED if progress.cause else ReportState.COMPLETED).value,
+        cause=progress.cause,
         untrained_fid_proxy=_untrained_score(config),
         best_fid_proxy=best,
         best_iteration=best_iteration,
@@ -119,23 +124,26 @@ def train(
 
 
 def _train_into(
-    folder: Path, config: GanConfig, on_report: Callable[[Report], None] | None
-) -> tuple[ReportState, str]:
+    folder: Path,
+    config: GanConfig,
+    on_start: Callable[[int], None] | None,
+    on_report: Callable[[Report], None] | None,
+) -> None:
     checkpoint = folder / "checkpoint"
+    prepare(config)
     data = load_data(config)
     resumed_at = _forget_later_reports(folder)
-    state, cause = ReportState.COMPLETED, ""
     with Album(folder, config, data, resumed_at) as album:
-        if not resumed_at:
+        if not album.has_samples_of(0):
             album.add_samples(begin(config, data).generator, 0)
+        if on_start:
+            on_start(resumed_at)
         for report in iterate(config, checkpoint if resumed_at else None):
             _append_line(folder / "metrics.jsonl", _json_line(report.metrics))
             album.add_report(report)
             report.training.save(checkpoint)
-            state, cause = report.state, report.cause
             if on_report:
                 on_report(report)
-    return state, cause
 
 
 def _untrained_score(config: GanConfig) -> float:

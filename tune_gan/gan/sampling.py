@@ -10,7 +10,7 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, ConfigError
 from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator
 from tune_gan.gan.data import load_dataset
-from tune_gan.gan.models import build_networks
+from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.gan.training import generate
@@ -39,14 +39,19 @@ def load_generator(checkpoint: Path) -> tuple[GanConfig, nn.Module]:
         )
     folder = wanted[0] if checkpoint.is_file() else wanted[-1]
     config, weights = load_best_generator(folder)
-    generator, _ = build_networks(config)
-    try:
-        generator.load_state_dict(weights)
-    except RuntimeError:
+    # Without memory until the weights are known to fit: a few bytes of a config may ask for gigabytes.
+    with torch.device("meta"):
+        generator = build_generator(config)
+    if _shapes(generator.state_dict()) != _shapes(weights):
         raise CheckpointError(
             f"{folder / FILE_NAME} is damaged (its weights are of another network than its config)"
-        ) from None
+        )
+    generator.load_state_dict(weights, assign=True)
     return config, generator
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
 
 def sample(checkpoint: Path, num_samples: int, seed: int) -> Tensor:

@@ -92,9 +92,9 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         CheckpointError: if the checkpoint is damaged or of another configuration.
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
-    data = load_data(config)
+    prepare(config)
+    data, scorer = load_data(config), scorer_of(config)
     training = begin(config, data)
-    scorer = scorer_of(config)
     if checkpoint is not None:
         training.load(checkpoint)
     generator, discriminator = training.generator, training.discriminator
@@ -102,7 +102,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     real_samples = resize(data.train, config.image_size).to(device)
 
     totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
-    while training.iteration < config.num_iterations:
+    while training.iteration < config.num_iterations and not training.cause:
         # Train the discriminator, each step on fresh real and generated samples.
         for _ in range(config.disc_steps):
             real = to_unit_range(real_samples[training.batches.next().to(device)])
@@ -146,6 +146,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         cause = _divergence(means, generator, samples)
         scores = scorer.worst() if cause else scorer.score(samples)
         training.record_score(scores["fid_proxy"])
+        training.cause = cause
         training.time_s += time.perf_counter() - started
 
         # Report.
@@ -160,8 +161,6 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         }
         state = ReportState.COMPLETED if done else ReportState.RUNNING
         yield Report(metrics, ReportState.DIVERGED if cause else state, cause, training)
-        if cause:
-            return
         totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
 
 
@@ -179,6 +178,19 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
         chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
     generator.train(was_training)
     return torch.cat(chunks)
+
+
+def prepare(config: GanConfig) -> None:
+    """Load what a run needs, and train its feature network, where that was not done yet.
+
+    Raises:
+        ConfigError: if the device is not there.
+        DataError: if the data set or the weights of its feature network cannot be loaded, or a batch
+            is larger than the data set.
+    """
+    choose_device(config.device)
+    BatchOrder(len(load_data(config).train), config.batch_size, config.seed)
+    scorer_of(config)
 
 
 def load_data(config: GanConfig) -> Dataset:
@@ -240,9 +252,7 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
 
     Seeds torch's global random numbers.
 
-    Raises:
-        DataError: if a batch is larger than the data set.
-        ConfigError: if the device is not there.
+    What `prepare` refuses is refused here, too.
     """
     device = choose_device(config.device)
     torch.manual_seed(derive_seed(config.seed, "weights and dropout"))

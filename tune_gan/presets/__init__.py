@@ -59,7 +59,7 @@ def print_presets(as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in records[0]:
-        table.add_column(heading, no_wrap=heading == "name")
+        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
     for record in records:
         table.add_row(*record.values())
     Console().print(table)

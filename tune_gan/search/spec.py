@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, m
 
 from tune_gan.config import GanConfig, canonical
 from tune_gan.errors import ConfigError
-from tune_gan.places import data_root
+from tune_gan.places import with_whole_paths
 from tune_gan.presets import read_preset, resolve_gan
 from tune_gan.search.space import Distribution
 from tune_gan.settings import Settings, nearest, parse_yaml, read_yaml
@@ -222,12 +222,8 @@ def load_spec(source: str, changes: Mapping[str, Any] | None = None) -> SweepSpe
 
 def resolve(spec: SweepSpec) -> SweepSpec:
     """Write into a sweep what follows from where it runs: whole paths, a thread for each CPU."""
-    changes: dict[str, Any] = {"num_threads": spec.resources.cpus}
-    if spec.gan.dataset not in ("circle", "digits"):
-        changes["data_root"] = str(data_root(spec.gan.data_root))
-    if spec.gan.weights is not None:
-        changes["weights"] = str(Path(spec.gan.weights).absolute())
-    return spec.model_copy(update={"gan": spec.gan.model_copy(update=changes)})
+    gan = with_whole_paths(spec.gan).model_copy(update={"num_threads": spec.resources.cpus})
+    return spec.model_copy(update={"gan": gan})
 
 
 def describe_work(spec: SweepSpec) -> str:

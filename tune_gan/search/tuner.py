@@ -22,8 +22,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.gan.data import BatchOrder
-from tune_gan.gan.training import load_data, scorer_of
+from tune_gan.gan.training import prepare
 from tune_gan.search.progress import SweepProgress, trial_number
 from tune_gan.search.searcher import METRIC, StudySearcher
 from tune_gan.search.spec import SweepSpec, resolve
@@ -56,8 +55,7 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
         # Load the data, see that the default fits it, and train the feature network here, once,
         # before every trial needs them.
         console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
-        BatchOrder(len(load_data(spec.gan).train), spec.gan.batch_size, spec.gan.seed)
-        scorer_of(spec.gan)
+        prepare(spec.gan)
         # Ray writes of dying workers, in colours, on the standard output, which is for results; their
         # cause of death is in the trial's error file and in the ranking.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
