@@ -26,6 +26,10 @@ def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
     assert min(times) < 0.5
 
 
+def test_version(tmp_path: Path) -> None:
+    assert re.fullmatch(r"tune-gan \d+\.\d+\.\d+\n", tune_gan("--version", cwd=tmp_path).stdout)
+
+
 def test_train_has_a_flag_for_every_field(tmp_path: Path) -> None:
     text = " ".join(tune_gan("train", "--help", cwd=tmp_path).stdout.split())
     for name in GanConfig.model_fields:

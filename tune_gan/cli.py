@@ -6,6 +6,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,22 @@ DownloadOption = Annotated[
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Stop where a folder holds a bad image, rather than skip it.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tune-gan {version('tune-gan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Hyperparameter search for generative adversarial networks, on Ray Tune."""
 
 
 def main() -> None:
@@ -254,7 +271,11 @@ def best(run: RunArgument) -> None:
 @app.command()
 def sample(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A training's folder, or a checkpoint.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The folder of a training, a trial, or a sweep, whose best trial it is then.",
+            show_default=False,
+        ),
     ],
     num_samples: Annotated[
         int, typer.Option("--num-samples", "-n", metavar="N", min=1, max=100_000, help="How many.")
@@ -270,6 +291,13 @@ def sample(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
 ) -> None:
     """Draw samples of a training's best generator."""
+    if (checkpoint / "sweep.yaml").is_file():
+        from tune_gan.results.load import load_results, trial_folder
+        from tune_gan.results.ranking import best_trial
+        from tune_gan.results.ranking import rank as ranked_trials
+
+        best_of_sweep = best_trial(ranked_trials(load_results(checkpoint)))
+        checkpoint = trial_folder(checkpoint, int(best_of_sweep["trial"]))
     from tune_gan.gan.sampling import save_samples
 
     if out is None and npz is None:

@@ -639,8 +639,8 @@ def test_progress_is_a_few_lines_where_there_is_no_terminal(
     caplog.set_level(logging.INFO)
     load_folder(root, SIZE)
     first, last = messages(caplog)
-    assert first == f"preparing 3,000 images of {root}, once"
-    assert last.startswith("prepared 3,000 images in ")
+    assert first == f"decoding 3,000 files of {root}, once"
+    assert last.startswith("decoded 3,000 files in ")
     assert capfd.readouterr() == ("", "")
 
 
@@ -652,7 +652,7 @@ def test_progress_is_told_once_a_period(
     load_folder(root, SIZE)
     between = messages(caplog)[1:-1]
     assert 0 < len(between) < 200
-    assert all(line.startswith("prepared ") and line.endswith(" s left") for line in between)
+    assert all(line.startswith("decoded ") and line.endswith(" s left") for line in between)
 
 
 _PEAK = """

@@ -44,6 +44,13 @@ def test_the_default_folder_says_the_hyperparameters() -> None:
     assert len(default_folder(GanConfig.parse({**many, **widths})).name) < 220
 
 
+def test_others_may_read_what_a_training_writes(tiny_ring: GanConfig, tmp_path: Path) -> None:
+    train(tiny_ring, tmp_path / "run")
+    expected = (tmp_path / "run" / "config.yaml").stat().st_mode
+    for file in ("checkpoint/state.safetensors", "grids/iteration_0000000.png", "result.json"):
+        assert (tmp_path / "run" / file).stat().st_mode == expected
+
+
 def test_a_training_does_not_write_into_a_folder_that_exists(
     tiny_ring: GanConfig, tmp_path: Path
 ) -> None:

@@ -70,6 +70,17 @@ def test_sweep_over_a_folder_named_relative_to_where_it_starts(workplace: Path) 
     assert result.returncode == 0, result.stderr
     assert list(load_results(workplace / "sweep")["state"]) == ["completed", "completed"]
     assert (workplace / "sweep" / "best_samples.png").is_file()
+    for place in ("sweep", "sweep/trial_00001"):
+        drawn = tune_gan("sample", place, "-n", "4", "-o", "four.png", cwd=workplace)
+        assert (drawn.returncode, drawn.stdout) == (0, "four.png\n")
+
+
+def test_missing_weights_are_named_before_any_image_is_decoded(workplace: Path) -> None:
+    flags = "--dataset folder --data-root images --weights none.pth --image-size 9"
+    result = tune_gan("train", *flags.split(), cwd=workplace)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "none.pth is no file of MobileNetV2 weights" in result.stderr
 
 
 @pytest.mark.slow

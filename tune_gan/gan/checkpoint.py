@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -119,9 +119,12 @@ class TrainingState:
         }
         aside = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
         try:
-            save_file(self._tensors(), aside, metadata={"progress": json.dumps(progress)})
-            with aside.open("rb+") as written:
-                os.fsync(written.fileno())
+            # Not by `save_file`, whose file nobody but its owner may read.
+            content = serialize(self._tensors(), metadata={"progress": json.dumps(progress)})
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             aside.replace(folder / FILE_NAME)
         except (OSError, SafetensorError) as error:
             raise TuneGanError(f"{folder / FILE_NAME} cannot be written ({error})") from None
@@ -198,6 +201,8 @@ def read_progress(folder: Path) -> Progress:
     path = folder / FILE_NAME
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path} cannot be read (Permission denied)")
     try:
         with safe_open(path, framework="pt") as file:
             return _parse_progress((file.metadata() or {})["progress"])

@@ -70,15 +70,25 @@ def load_folder(root: Path, image_size: int, *, strict: bool = False) -> FolderI
             or if one is and `strict` is set.
         TuneGanError: if the cache cannot be written, or its disk is too small.
     """
-    candidates, unlisted = find_images(root)
-    if len(candidates) < MIN_IMAGES:
-        _log_bad(unlisted, listed_in=None)
-        raise _too_few(root, len(candidates))
+    candidates, unlisted = list_folder(root)
     entry = _cache_entry(root, image_size, candidates, unlisted)
     found = _read_cache(entry, image_size) or _fill_cache(entry, root, image_size, candidates, unlisted)
     _log_bad(found.bad, listed_in=entry / "bad.json")
     _check(root, found, strict)
     return found
+
+
+def list_folder(root: Path) -> tuple[list[Candidate], tuple[BadImage, ...]]:
+    """Return the files of a folder that may be images, and what is bad already, opening none.
+
+    Raises:
+        DataError: if the folder is missing or holds too few.
+    """
+    candidates, unlisted = find_images(root)
+    if len(candidates) < MIN_IMAGES:
+        _log_bad(unlisted, listed_in=None)
+        raise _too_few(root, len(candidates))
+    return candidates, unlisted
 
 
 def _check(root: Path, found: FolderImages, strict: bool) -> None:
@@ -215,6 +225,7 @@ def _prepare(
     names = [candidate.name for candidate in candidates]
     with (staged / "images.npy").open("wb") as file, _Progress(root, len(names)) as progress:
         faults = decode_images(file, root, names, image_size, progress.advance)
+        progress.num_bad = len(faults)
         _flush(file)
     decoded = [BadImage(name, fault.reason) for name, fault in faults.items()]
     bad = sorted([*unlisted, *decoded], key=lambda image: image.name)
@@ -249,11 +260,11 @@ class _Progress:
 
     def __init__(self, root: Path, num_images: int) -> None:
         self._root, self._num_images = printable(root), num_images
-        self._num_done = 0
+        self._num_done = self.num_bad = 0
         console = Console(stderr=True)
         self._has_bar = console.is_terminal
         self._bar = Progress(
-            TextColumn("preparing images"),
+            TextColumn("decoding images"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -268,14 +279,15 @@ class _Progress:
         self._started = self._shown = time.monotonic()
         self._bar.start()
         if not self._has_bar:
-            logger.info("preparing %s images of %s, once", f"{self._num_images:,}", self._root)
+            logger.info("decoding %s files of %s, once", f"{self._num_images:,}", self._root)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.stop()
         if kind is None and not self._has_bar:
             seconds = time.monotonic() - self._started
-            logger.info("prepared %s images in %.0f s", f"{self._num_images:,}", seconds)
+            done = f"{self._num_images:,}"
+            logger.info("decoded %s files in %.0f s, %s bad", done, seconds, f"{self.num_bad:,}")
 
     def advance(self) -> None:
         """Count an image."""
@@ -289,4 +301,4 @@ class _Progress:
         if not self._has_bar:
             left = (now - self._started) / self._num_done * (self._num_images - self._num_done)
             done = f"{self._num_done:,} of {self._num_images:,}"
-            logger.info("prepared %s images, %.0f s left", done, left)
+            logger.info("decoded %s files, %.0f s left", done, left)

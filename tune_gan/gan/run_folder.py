@@ -13,6 +13,7 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError, TuneGanError
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
+from tune_gan.gan.models import choose_device
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.gan.training import (
     Report,
@@ -130,6 +131,7 @@ def _train_into(
     on_report: Callable[[Report], None] | None,
 ) -> None:
     checkpoint = folder / "checkpoint"
+    choose_device(config.device)
     prepare(config)
     data = load_data(config)
     resumed_at = _forget_later_reports(folder)

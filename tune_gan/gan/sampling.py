@@ -24,20 +24,13 @@ def load_generator(checkpoint: Path) -> tuple[GanConfig, nn.Module]:
     """Load the best generator of a run, its moving average where the run kept one, on the CPU.
 
     Args:
-        checkpoint: The folder of a checkpoint, the folder of a training that holds one, or the
-            checkpoint's file.
+        checkpoint: The folder of a checkpoint, the folder of a training or a trial that holds one, or
+            the checkpoint's file.
 
     Raises:
         CheckpointError: if there is none, or it is damaged.
     """
-    candidates = (checkpoint.parent, checkpoint, checkpoint / "checkpoint")
-    wanted = [folder for folder in candidates if (folder / FILE_NAME).is_file()]
-    if not wanted or (checkpoint.is_file() and checkpoint.name != FILE_NAME):
-        raise CheckpointError(
-            f"no checkpoint at {checkpoint}: give a training's folder, or a trial's checkpoint_NNNNNN, "
-            f"with a {FILE_NAME} in it"
-        )
-    folder = wanted[0] if checkpoint.is_file() else wanted[-1]
+    folder = _checkpoint_folder(checkpoint)
     config, weights = load_best_generator(folder)
     # Without memory until the weights are known to fit: a few bytes of a config may ask for gigabytes.
     with torch.device("meta"):
@@ -48,6 +41,19 @@ def load_generator(checkpoint: Path) -> tuple[GanConfig, nn.Module]:
         )
     generator.load_state_dict(weights, assign=True)
     return config, generator
+
+
+def _checkpoint_folder(place: Path) -> Path:
+    if place.is_file() and place.name == FILE_NAME:
+        return place.parent
+    # A trial's folder has its checkpoints numbered, the last one last.
+    for folder in (place, place / "checkpoint", *sorted(place.glob("checkpoint_*"), reverse=True)):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise CheckpointError(
+        f"no checkpoint at {place}: give the folder of a training, a trial or a sweep, "
+        f"or a {FILE_NAME} itself"
+    )
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

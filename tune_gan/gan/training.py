@@ -24,6 +24,7 @@ from tune_gan.gan.data import (
     to_saved_form,
     to_unit_range,
 )
+from tune_gan.gan.folder import list_folder
 from tune_gan.gan.losses import (
     discriminator_loss,
     discriminator_output,
@@ -184,11 +185,13 @@ def prepare(config: GanConfig) -> None:
     """Load what a run needs, and train its feature network, where that was not done yet.
 
     Raises:
-        ConfigError: if the device is not there.
         DataError: if the data set or the weights of its feature network cannot be loaded, or a batch
             is larger than the data set.
     """
-    choose_device(config.device)
+    if config.dataset == "folder":
+        # What is missing is said before a hundred thousand images are decoded.
+        list_folder(data_root(config.data_root))
+        load_mobilenet(Path(config.weights) if config.weights else None)
     BatchOrder(len(load_data(config).train), config.batch_size, config.seed)
     scorer_of(config)
 
@@ -252,7 +255,9 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
 
     Seeds torch's global random numbers.
 
-    What `prepare` refuses is refused here, too.
+    Raises:
+        ConfigError: if the device is not there.
+        DataError: if a batch is larger than the data set.
     """
     device = choose_device(config.device)
     torch.manual_seed(derive_seed(config.seed, "weights and dropout"))

@@ -31,8 +31,7 @@ def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
         return False
     best = best_trial(ranked)
     (folder / "best.yaml").write_text(best_yaml(folder), encoding="utf-8")
-    checkpoint = max(trial_folder(folder, int(best["trial"])).glob("checkpoint_*"))
-    save_best_samples(checkpoint, folder / "best_samples.png")
+    save_best_samples(trial_folder(folder, int(best["trial"])), folder / "best_samples.png")
     if not as_json:
         print_next_steps(folder, ranked)
     return ended
