@@ -1,10 +1,13 @@
 import os
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import tune_gan
+from tests.integration.commands import command, tune_gan
 from tests.results.test_results import TRIALS, write_run
 from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.presets import preset_names
@@ -108,6 +111,18 @@ def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], words: str, tm
     assert words in lines[0]
     written = [path for path in sorted(tmp_path.rglob("*")) if path.name != "runs"]
     assert written == before
+
+
+@pytest.mark.parametrize("seconds", [2.0, 4.0])
+def test_an_early_interrupt_is_one_line_too(seconds: float, tmp_path: Path) -> None:
+    arguments = command("train", "--preset", "circle", "--out", "run")
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("tune-gan: interrupted")
+    assert "Traceback" not in errors
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(

@@ -71,7 +71,11 @@ def main() -> None:
     logging.getLogger("tune_gan").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        exit_code = app(standalone_mode=False) or 0
+        # Typer catches an interrupt that comes before a command is at work.
+        if exit_code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(exit_code)
     except TyperException as error:
         # Without a command the help has been printed and there is nothing to add.
         if message := error.format_message():
@@ -182,9 +186,9 @@ def train(
                 on_report=progress.show,
             )
     except KeyboardInterrupt:
-        if (folder / "checkpoint").is_dir():
+        if (folder / "config.yaml").is_file():
             command = f"tune-gan train --resume {shlex.quote(str(folder))}"
-            _fail(f"interrupted; the last report is saved, go on with: {command}", _INTERRUPTED)
+            _fail(f"interrupted; what was reported is saved, go on with: {command}", _INTERRUPTED)
         raise
     print(f"{result.state} at iteration {result.iteration} in {result.time_s:.0f} s")
     print(
