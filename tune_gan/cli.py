@@ -3,6 +3,7 @@
 import inspect
 import logging
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("tune_gan").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
+    # What a cluster or a system ends in order is kept as what a person ends with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         exit_code = app(standalone_mode=False) or 0
         # Typer catches an interrupt that comes before a command is at work.

@@ -228,7 +228,8 @@ def test_a_sweep_in_which_every_trial_fails_exits_with_1(tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
-def test_an_interrupt_keeps_what_was_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_trained(ending: signal.Signals, tmp_path: Path) -> None:
     arguments = ["sweep", "circle", "--num-trials", "50", "--set", "num_iterations=400"]
     with subprocess.Popen(
         command(*arguments, "--out", "run"),
@@ -242,7 +243,7 @@ def test_an_interrupt_keeps_what_was_trained(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("tune-gan: interrupted; what has been trained is kept")
@@ -252,7 +253,10 @@ def test_an_interrupt_keeps_what_was_trained(tmp_path: Path) -> None:
     assert TrialState.RUNNING not in {trial.state for trial in _study(tmp_path / "run").trials}
 
 
-def test_an_interrupted_training_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_go_on_and_does(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
     arguments = ["train", "--preset", "circle", "--num-iterations", "3000", "--out", "my run"]
     with subprocess.Popen(
         command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -260,7 +264,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(tmp_path: Path) -> N
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("iteration 300/"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(ending)
                 break
         errors = process.stderr.read()
     assert process.returncode == 130

@@ -5,9 +5,11 @@ import logging
 import os
 import platform
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stdout, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -184,6 +186,7 @@ def _start_ray() -> bool:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     address = os.environ.get("RAY_ADDRESS") or "local"
     _require_answer(address)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
@@ -191,6 +194,9 @@ def _start_ray() -> bool:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"Ray cannot be reached at RAY_ADDRESS={address} ({reason})") from None
+    # Ray takes the signal for itself and would end the process at once.
+    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)
     return True
 
 
