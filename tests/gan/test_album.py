@@ -40,18 +40,12 @@ def test_a_grid_at_the_start_and_at_every_report_and_a_gif_of_them(
 
 def test_tensorboard_shows_real_and_fake_under_one_tag(tmp_path: Path) -> None:
     train(DIGITS, tmp_path / "run")
-    for run in ("real", "fake"):
+    for run, steps in (("real", [0]), ("fake", [0, 2, 4, 6])):
         events = _events(tmp_path / "run" / run)
         assert events.Tags()["images"] == ["samples"]
-        assert [event.step for event in events.Images("samples")] == [0, 2, 4, 6]
-    real = [
-        event.encoded_image_string for event in _events(tmp_path / "run" / "real").Images("samples")
-    ]
-    fake = [
-        event.encoded_image_string for event in _events(tmp_path / "run" / "fake").Images("samples")
-    ]
-    assert len(set(real)) == 1
-    assert len(set(fake)) == 4
+        shown = events.Images("samples")
+        assert [event.step for event in shown] == steps
+        assert len({event.encoded_image_string for event in shown}) == len(steps)
 
 
 def test_tensorboard_shows_hyperparameters_with_the_best_and_the_last_score(tmp_path: Path) -> None:
@@ -89,9 +83,9 @@ def test_a_resumed_run_has_each_picture_once(tmp_path: Path, monkeypatch: pytest
     train(DIGITS, tmp_path / "run", resume=True)
     assert not later.exists()
     whole = train(DIGITS, tmp_path / "whole").folder
-    for run in ("real", "fake"):
-        steps = [event.step for event in _events(tmp_path / "run" / run).Images("samples")]
-        assert steps == [0, 2, 4, 6]
+    for run, steps in (("real", [0]), ("fake", [0, 2, 4, 6])):
+        shown = _events(tmp_path / "run" / run).Images("samples")
+        assert [event.step for event in shown] == steps
     scalars = [event.step for event in _events(tmp_path / "run").Scalars("fid_proxy")]
     assert scalars == [2, 4, 6]
     names = {f"iteration_000000{iteration}.png" for iteration in (0, 2, 4, 6)}

@@ -14,7 +14,7 @@ from tune_gan.metrics.score import score_latents
 
 _NUM_IN_GRID = 25
 _NUM_IN_TENSORBOARD = 64
-_GRID_SIDE = 320
+_SIDE = 320  # Twice that would take four times as long to pack, longer than the score.
 _GRID_NAME = "iteration_"
 
 
@@ -76,12 +76,14 @@ class Album:
         in_grid = samples if self._of_points else samples[:_NUM_IN_GRID]
         file = self._file(iteration)
         aside = file.with_name(f".{file.name}.tmp")
-        picture(in_grid, real, _GRID_SIDE).save(aside, format="PNG")
+        picture(in_grid, real, _SIDE).save(aside, format="PNG")
         aside.replace(file)
-        self._fake_pictures.add_image("samples", picture_tensor(samples, real), iteration)
-        self._real_pictures.add_image("samples", picture_tensor(self._real), iteration)
+        self._fake_pictures.add_image("samples", picture_tensor(samples, real, _SIDE), iteration)
         self._fake_pictures.flush()
-        self._real_pictures.flush()
+        if iteration == 0:
+            # They stay the same.
+            self._real_pictures.add_image("samples", picture_tensor(self._real, side=_SIDE), iteration)
+            self._real_pictures.flush()
 
     def _file(self, iteration: int) -> Path:
         return self._grids / f"{_GRID_NAME}{iteration:07d}.png"

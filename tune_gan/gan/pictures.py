@@ -29,9 +29,9 @@ def picture(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Ima
     return _scatter(samples, real, side) if samples.dim() == 2 else _grid(samples, side)
 
 
-def picture_tensor(samples: Tensor, real: Tensor | None = None) -> Tensor:
+def picture_tensor(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Tensor:
     """Return `picture` as uint8 ``(3, H, W)``, as TensorBoard takes it."""
-    image = picture(samples, real).convert("RGB")
+    image = picture(samples, real, side).convert("RGB")
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)
 

@@ -93,9 +93,9 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         CheckpointError: if the checkpoint is damaged or of another configuration.
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
-    prepare(config)
-    data, scorer = load_data(config), scorer_of(config)
+    data = load_data(config)
     training = begin(config, data)
+    scorer = scorer_of(config)
     if checkpoint is not None:
         training.load(checkpoint)
     generator, discriminator = training.generator, training.discriminator
@@ -183,6 +183,8 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
 
 def prepare(config: GanConfig) -> None:
     """Load what a run needs, and train its feature network, where that was not done yet.
+
+    To be called once, before the first of many runs; what is wrong is said before what takes long.
 
     Raises:
         DataError: if the data set or the weights of its feature network cannot be loaded, or a batch
