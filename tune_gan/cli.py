@@ -297,14 +297,11 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
 ) -> None:
-    """Draw samples of a training's best generator."""
+    """Draw samples of the best generator of a training, a trial or a sweep."""
     if (checkpoint / "sweep.yaml").is_file():
-        from tune_gan.results.load import load_results, trial_folder
-        from tune_gan.results.ranking import best_trial
-        from tune_gan.results.ranking import rank as ranked_trials
+        from tune_gan.results.ranking import best_trial_folder
 
-        best_of_sweep = best_trial(ranked_trials(load_results(checkpoint)))
-        checkpoint = trial_folder(checkpoint, int(best_of_sweep["trial"]))
+        checkpoint = best_trial_folder(checkpoint)
     from tune_gan.gan.sampling import save_samples
 
     if out is None and npz is None:

@@ -22,7 +22,8 @@ class Album:
     """Draws a run's samples from always the same latents, and writes its scalars.
 
     A 5x5 grid of every report goes into ``grids/``. TensorBoard gets the scalars, and 8x8 samples as
-    runs ``fake`` and ``real`` under one tag, which it shows side by side. Of points all 2,000 are
+    runs ``fake``, at every report, and ``real``, once, under one tag, which it shows side by side. Of
+    points all 2,000 are
     drawn, over as many real ones.
 
     Args:

@@ -1,11 +1,12 @@
 """Rank the trials of a run, and say what tuning gained."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from tune_gan.errors import SweepFailedError
-from tune_gan.results.load import COLUMNS, TrialState
+from tune_gan.results.load import COLUMNS, TrialState, load_results, trial_folder
 
 _ORDER_OF_STATES = [
     [TrialState.COMPLETED, TrialState.STOPPED],
@@ -69,6 +70,16 @@ def best_trial(ranked: pd.DataFrame) -> pd.Series:
         why = f"; first cause: {causes[0]}" if causes else ""
         raise SweepFailedError(f"no trial can be ranked ({counts or 'none has started'}){why}")
     return ranked.iloc[0]
+
+
+def best_trial_folder(run: Path) -> Path:
+    """Return the folder of a sweep's best trial.
+
+    Raises:
+        RunFolderError: if the folder is no run folder.
+        SweepFailedError: if no trial is ranked.
+    """
+    return trial_folder(run, int(best_trial(rank(load_results(run)))["trial"]))
 
 
 def gain_over_default(ranked: pd.DataFrame) -> Gain | None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tune_gan.gan.sampling import save_best_samples
-from tune_gan.results.load import load_results, trial_folder
-from tune_gan.results.ranking import best_trial, rank
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import best_trial_folder, rank
 from tune_gan.results.show import best_yaml, print_next_steps, print_ranking
 
 _SHOWN_TRIALS = 10
@@ -29,9 +29,8 @@ def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
     ended = int((~ranked["state"].isin(["running", "pending"])).sum()) >= num_trials
     if ranked["rank"].isna().all() and not ended:
         return False
-    best = best_trial(ranked)
     (folder / "best.yaml").write_text(best_yaml(folder), encoding="utf-8")
-    save_best_samples(trial_folder(folder, int(best["trial"])), folder / "best_samples.png")
+    save_best_samples(best_trial_folder(folder), folder / "best_samples.png")
     if not as_json:
         print_next_steps(folder, ranked)
     return ended
