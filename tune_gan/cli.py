@@ -6,7 +6,8 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from typer.exceptions import TyperException
 
 from tune_gan import places
 from tune_gan.config import OTHER_NAMES, GanConfig
-from tune_gan.errors import ConfigError, TuneGanError
+from tune_gan.errors import ConfigError, StorageError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
 
 _INTERRUPTED = 130
@@ -44,6 +45,12 @@ DownloadOption = Annotated[
         "--download",
         help="First fetch MNIST, Fashion-MNIST or a folder's ImageNet weights, if missing.",
     ),
+]
+TimeBudgetOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="End after this time: 2h, 90m, 1h30m or seconds.")
+]
+IterationsOption = Annotated[
+    str | None, typer.Option(metavar="N", help="End after so many iterations of all trials together.")
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Stop where a folder holds a bad image, rather than skip it.")
@@ -72,7 +79,8 @@ def main() -> None:
     logging.getLogger("tune_gan").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
     # What a cluster or a system ends in order is kept as what a person ends with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for ending in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         exit_code = app(standalone_mode=False) or 0
         # Typer catches an interrupt that comes before a command is at work.
@@ -223,10 +231,17 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write, by default runs/NAME-DATE-TIME.")
     ] = None,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Let TPE learn from this run, too; may be given repeatedly."),
+    ] = None,
+    time_budget: TimeBudgetOption = None,
+    max_iterations_total: IterationsOption = None,
     strict: StrictOption = False,
     download: DownloadOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved sweep and start nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the resolved sweep and what it takes; start nothing."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -242,19 +257,92 @@ def sweep(
     given |= {path: parse_yaml(text) for path, text in numbers.items() if text is not None}
     if data_root is not None:
         given["gan.data_root"] = data_root
+    if warm_start:
+        given["search.warm_start"] = [str(run) for run in warm_start]
+    if time_budget is not None:
+        given["budget.time"] = time_budget
+    if max_iterations_total is not None:
+        given["budget.iterations"] = parse_yaml(max_iterations_total)
     loaded = resolve(load_spec(spec, given))
     if dry_run:
+        from tune_gan.search.disk import describe_disk
+
         print(loaded.to_yaml(), end="")
         print(f"# {describe_work(loaded)}")
+        print(f"# {describe_disk(loaded)}")
         return
-    from tune_gan.search.conclusion import conclude
-    from tune_gan.search.tuner import run_sweep
+    from tune_gan.search.tuner import default_run_folder, start_sweep
 
     _prepare_data(loaded.gan, download, strict)
-    folder = run_sweep(loaded, out)
-    if not conclude(folder, loaded.num_trials, as_json):
-        command = f"tune-gan rank {shlex.quote(str(folder))}"
-        _fail(f"interrupted; what has been trained is kept, see: {command}", _INTERRUPTED)
+    folder = (out or default_run_folder(loaded)).absolute()
+    with _resumable(folder):
+        end = start_sweep(loaded, folder)
+        _conclude(end.folder, end.num_left, end.budget, as_json)
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    num_trials: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Run so many trials in all, more than the sweep has."),
+    ] = None,
+    time_budget: TimeBudgetOption = None,
+    max_iterations_total: IterationsOption = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Where the data lie now, if they were moved.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a sweep that was stopped or killed, or run more trials of one that has ended.
+
+    Trials that have ended stay; those that were interrupted go on from their checkpoints.
+    """
+    given: dict[str, Any] = {"data_root": data_root, "time_budget": time_budget}
+    numbers = {"num_trials": num_trials, "max_iterations_total": max_iterations_total}
+    given |= {name: parse_yaml(text) for name, text in numbers.items() if text is not None}
+    changes = {name: value for name, value in given.items() if value is not None}
+    from tune_gan.search.lock import require_free
+
+    # Before Ray and torch are loaded, which takes seconds.
+    require_free(run)
+    from tune_gan.search.tuner import resume_sweep
+
+    folder = run.absolute()
+    with _resumable(folder):
+        end = resume_sweep(folder, changes)
+        _conclude(end.folder, end.num_left, end.budget, as_json)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how to go on where a sweep ends too early."""
+    command = f"tune-gan resume {shlex.quote(str(folder))}"
+    try:
+        yield
+    except StorageError as error:
+        if (folder / "sweep.yaml").is_file():
+            raise StorageError(f"{error}; what was trained is kept, go on with: {command}") from None
+        raise
+    except KeyboardInterrupt:
+        if (folder / "sweep.yaml").is_file():
+            _fail(f"interrupted; what was trained is kept, go on with: {command}", _INTERRUPTED)
+        raise
+
+
+def _conclude(folder: Path, num_left: int, budget: str, as_json: bool) -> None:
+    from tune_gan.search.conclusion import conclude
+
+    conclude(folder, as_json)
+    command = f"tune-gan resume {shlex.quote(str(folder))}"
+    if budget:
+        print(
+            f"tune-gan: {num_left} trials are left, since the budget is spent: {budget}; "
+            f"go on with: {command}",
+            file=sys.stderr,
+        )
+    elif num_left:
+        raise KeyboardInterrupt
 
 
 @app.command()

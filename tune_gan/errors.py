@@ -43,3 +43,7 @@ class RunFolderError(InputError):
 
 class SweepFailedError(TuneGanError):
     """A sweep ended without a single trial that could be ranked."""
+
+
+class StorageError(TuneGanError):
+    """A file cannot be written or read: the disk is full, or the folder is read-only or gone."""

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,34 @@ def write_yaml(values: object) -> str:
     text = io.StringIO()
     yaml.dump(values, text)
     return text.getvalue()
+
+
+_SECONDS_OF = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(value: object) -> object:
+    """Return the seconds of a text such as ``2h``, ``1h30m`` or ``45s``; a number is seconds already.
+
+    Raises:
+        ConfigError: for any other text.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", value.replace(" ", ""))
+    if "".join(number + unit for number, unit in parts) != value.replace(" ", "") or not parts:
+        raise ConfigError(f"{shortened(value)} is no time; give e.g. 2h, 1h30m, 45s or seconds")
+    return float(sum(float(number) * _SECONDS_OF[unit] for number, unit in parts))
+
+
+def describe_duration(seconds: float) -> str:
+    """Return a time in words, to two units: ``1 h 30 min``, ``45 s``."""
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def nearest(name: str, valid: list[str]) -> str:

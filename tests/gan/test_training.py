@@ -34,10 +34,12 @@ DESIGN_METRICS = {
     "fid_proxy",
     "best_fid_proxy",
     "coverage",
+    "spread",
     "samples_per_s",
+    "train_time_s",
     "time_s",
 }
-TIMES = ("samples_per_s", "time_s")
+TIMES = ("samples_per_s", "train_time_s", "time_s")
 TINY_DIGITS: dict[str, Any] = {
     "dataset": "digits",
     "gen_hidden": (32,),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import CheckpointError, ConfigError, TuneGanError
+from tune_gan.errors import CheckpointError, ConfigError, StorageError
+from tune_gan.files import write_whole
 from tune_gan.gan.data import BatchOrder
+from tune_gan.gan.models import build_networks
 
 FILE_NAME = "state.safetensors"
 _FORMAT = 1
@@ -36,6 +39,7 @@ class Progress:
         time_s: Wall time of training and scoring, in seconds.
         history: ``(iteration, fid_proxy)`` of every report.
         cause: Why it diverged, else empty.
+        train_time_s: Wall time of training alone, in seconds.
     """
 
     config: dict[str, Any]
@@ -46,6 +50,7 @@ class Progress:
     time_s: float
     history: tuple[tuple[int, float], ...]
     cause: str = ""
+    train_time_s: float = 0.0
 
 
 @dataclass
@@ -63,6 +68,7 @@ class TrainingState:
         average: The generator's moving average, where the configuration asks for one.
         iteration: Generator steps done.
         time_s: Wall time of training and scoring so far, in seconds.
+        train_time_s: Wall time of training alone so far, in seconds.
         history: ``(iteration, fid_proxy)`` of every report so far.
         cause: Why the run has diverged, else empty.
         best_generator: Weights of the scored generator at its best score, on the CPU; empty before one.
@@ -78,6 +84,7 @@ class TrainingState:
     average: AveragedModel | None = None
     iteration: int = 0
     time_s: float = 0.0
+    train_time_s: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
     cause: str = ""
     best_generator: dict[str, Tensor] = field(default_factory=dict)
@@ -92,20 +99,27 @@ class TrainingState:
         """The lowest `fid_proxy` so far, infinite before the first report."""
         return min((score for _, score in self.history), default=float("inf"))
 
-    def record_score(self, score: float) -> None:
-        """Add the score of this iteration and keep the generator's weights if it is the best."""
+    def record(self, score: float, cause: str, train_time_s: float) -> None:
+        """Add the score of this iteration and keep the generator's weights if it is the best.
+
+        Args:
+            score: Its `fid_proxy`.
+            cause: Why the run has diverged, else empty.
+            train_time_s: Seconds of training since the last report.
+        """
         if score < self.best_score:
             weights = self.scored_generator.state_dict()
             self.best_generator = {name: t.detach().cpu().clone() for name, t in weights.items()}
         self.history.append((self.iteration, score))
+        self.cause = cause
+        self.train_time_s += train_time_s
 
     def save(self, folder: Path) -> None:
         """Write ``folder/state.safetensors``: aside, flushed to the disk, then moved into place.
 
         Raises:
-            TuneGanError: if it cannot be written; what was there before is still whole.
+            StorageError: if it cannot be written; what was there before is still whole.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         progress = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -114,22 +128,19 @@ class TrainingState:
             "epoch": self.batches.epoch,
             "offset": self.batches.offset,
             "time_s": self.time_s,
+            "train_time_s": self.train_time_s,
             "history": self.history,
             "cause": self.cause,
         }
-        aside = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
+        text, tensors = json.dumps(progress), self._tensors()
+        metadata = {"progress": text, "checksum": _checksum(text, tensors)}
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             # Not by `save_file`, whose file nobody but its owner may read.
-            content = serialize(self._tensors(), metadata={"progress": json.dumps(progress)})
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(folder / FILE_NAME)
+            content = serialize(tensors, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise TuneGanError(f"{folder / FILE_NAME} cannot be written ({error})") from None
-        finally:
-            aside.unlink(missing_ok=True)
+            raise StorageError(f"{folder / FILE_NAME} cannot be written ({error})") from None
+        write_whole(folder / FILE_NAME, content)
 
     def load(self, folder: Path) -> None:
         """Take over the state that `save` wrote into `folder`.
@@ -160,7 +171,8 @@ class TrainingState:
             raise _damaged(folder, error) from None
         self.best_generator = _under("best_generator", tensors)
         self.batches.move_to(progress.epoch, progress.offset)
-        self.iteration, self.time_s = progress.iteration, progress.time_s
+        self.iteration = progress.iteration
+        self.time_s, self.train_time_s = progress.time_s, progress.train_time_s
         self.history, self.cause = list(progress.history), progress.cause
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -213,6 +225,29 @@ def read_progress(folder: Path) -> Progress:
         raise _damaged(folder, error) from None
 
 
+def estimate_bytes(config: GanConfig) -> int:
+    """Return about how large a checkpoint of a configuration is: weights, averages and optimizers."""
+    with torch.device("meta"):
+        generator, discriminator = build_networks(config)
+    sizes: list[int] = [
+        sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        for network in (generator, discriminator)
+    ]
+    # Adam and its kin keep two moments of each weight, the others one at the most.
+    moments = 1 if config.optimizer in ("sgd", "rmsprop") else 2
+    averages = 1 if config.ema_decay else 0
+    return sum(sizes) * (1 + moments) + sizes[0] * (1 + averages)
+
+
+def check(folder: Path) -> Progress:
+    """Read a whole checkpoint, which says whether it is damaged anywhere, and return how far it is.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+    """
+    return _read(folder)[0]
+
+
 def load_best_generator(folder: Path) -> tuple[GanConfig, dict[str, Tensor]]:
     """Read the configuration and the best generator's weights of a checkpoint.
 
@@ -228,7 +263,15 @@ def _read(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
     progress = read_progress(folder)
     try:
         with safe_open(folder / FILE_NAME, framework="pt") as file:
-            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Checkpoints of version 0.1.0 hold none.
+        checksum = metadata.get("checksum")
+        if checksum is not None and checksum != _checksum(metadata["progress"], tensors):
+            raise ValueError("its checksum is another")
+        return progress, tensors
+    except ValueError as error:
+        raise _damaged(folder, error) from None
     except (OSError, SafetensorError) as error:
         raise _damaged(folder, error) from None
 
@@ -251,7 +294,18 @@ def _parse_progress(text: str) -> Progress:
         time_s=float(values["time_s"]),
         history=tuple((int(iteration), float(score)) for iteration, score in values["history"]),
         cause=str(values.get("cause", "")),
+        train_time_s=float(values.get("train_time_s", 0.0)),
     )
+
+
+def _checksum(progress: str, tensors: dict[str, Tensor]) -> str:
+    """Return the CRC-32 of a checkpoint's content: a safetensors file does not notice a flipped bit."""
+    value = zlib.crc32(progress.encode())
+    for name in sorted(tensors):
+        # As bytes, since NumPy does not know every type; a scalar has no bytes to look at otherwise.
+        content = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
 
 
 def _parse_config(folder: Path, values: dict[str, Any]) -> GanConfig:

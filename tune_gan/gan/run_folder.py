@@ -2,15 +2,16 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import RunFolderError, TuneGanError
+from tune_gan.errors import RunFolderError, StorageError, TuneGanError
+from tune_gan.files import append_line, read_lines, write_whole
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
 from tune_gan.gan.models import choose_device
@@ -120,7 +121,7 @@ def train(
     )
     write_hyperparameters(folder, config, result.best_fid_proxy, result.fid_proxy)
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
-    _write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
+    write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
     return result
 
 
@@ -141,7 +142,7 @@ def _train_into(
         if on_start:
             on_start(resumed_at)
         for report in iterate(config, checkpoint if resumed_at else None):
-            _append_line(folder / "metrics.jsonl", _json_line(report.metrics))
+            append_line(folder / "metrics.jsonl", json_metrics(report.metrics))
             album.add_report(report)
             report.training.save(checkpoint)
             if on_report:
@@ -176,13 +177,15 @@ def default_folder(config: GanConfig) -> Path:
 def _start_folder(folder: Path, config: GanConfig) -> None:
     try:
         folder.mkdir(parents=True)
-        _write_whole(folder / "config.yaml", config.to_yaml())
+        write_whole(folder / "config.yaml", config.to_yaml())
     except FileExistsError:
         raise RunFolderError(
             f"{folder} exists already; name another with --out, or go on in it with --resume"
         ) from None
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be written ({error.strerror})") from None
+    except StorageError as error:
+        raise RunFolderError(str(error)) from None
 
 
 def _require_unfinished(folder: Path) -> None:
@@ -198,33 +201,23 @@ def _forget_later_reports(folder: Path) -> int:
     checkpoint = folder / "checkpoint"
     has_checkpoint = (checkpoint / FILE_NAME).is_file()
     iteration = read_progress(checkpoint).iteration if has_checkpoint else 0
-    path = folder / "metrics.jsonl"
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            if json.loads(line)["iteration"] <= iteration:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            break
-    _write_whole(path, "".join(kept))
+    keep_reports_until(folder / "metrics.jsonl", iteration)
     return iteration
 
 
-def _append_line(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def keep_reports_until(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """Cut a file of reports back to those up to an iteration, and return them.
+
+    Raises:
+        StorageError: if it cannot be read or written.
+    """
+    reports, damaged = read_lines(path)
+    kept = [report for report in reports if report.get("iteration", math.inf) <= iteration]
+    if damaged or len(kept) < len(reports):
+        write_whole(path, "".join(json.dumps(report) + "\n" for report in kept))
+    return kept
 
 
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _json_line(metrics: dict[str, float]) -> str:
-    """Return a report as one line of JSON, which has no word for NaN: a loss that is none is null."""
-    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    return json.dumps(finite)
+def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Return a report as JSON takes it, which has no word for NaN: a loss that is none is null."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

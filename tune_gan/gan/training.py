@@ -1,8 +1,10 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_gan.config import GanConfig
@@ -64,8 +67,9 @@ class Report:
     Attributes:
         metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
             disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
-            report; ``fid_proxy, best_fid_proxy, coverage`` and, on the ring, ``radial_error,
-            sector_coverage``, never NaN; ``samples_per_s``, real samples a second of training,
+            report; ``fid_proxy, best_fid_proxy, coverage, spread`` and, on the ring, ``radial_error,
+            sector_coverage``, never NaN; ``samples_per_s``, real samples a second of training since
+            the last report, scoring not counted; ``train_time_s``, seconds of training so far,
             scoring not counted; ``time_s``, wall seconds of the run.
         state: Whether the run goes on, is complete or has diverged.
         cause: Why it diverged, else empty.
@@ -144,10 +148,9 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         means = _means(totals, steps_since, config.disc_steps)
         trained_s = time.perf_counter() - started
         samples = generate(training.scored_generator, score_latents(config.latent_dim))
-        cause = _divergence(means, generator, samples)
+        cause = _divergence(means, training, samples)
         scores = scorer.worst() if cause else scorer.score(samples)
-        training.record_score(scores["fid_proxy"])
-        training.cause = cause
+        training.record(scores["fid_proxy"], cause, trained_s)
         training.time_s += time.perf_counter() - started
 
         # Report.
@@ -158,6 +161,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             **scores,
             "best_fid_proxy": training.best_score,
             "samples_per_s": steps_since * config.disc_steps * config.batch_size / trained_s,
+            "train_time_s": training.train_time_s,
             "time_s": training.time_s,
         }
         state = ReportState.COMPLETED if done else ReportState.RUNNING
@@ -179,6 +183,45 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
         chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
     generator.train(was_training)
     return torch.cat(chunks)
+
+
+def rescore(training: TrainingState, count: int, num_seeds: int) -> list[float]:
+    """Score a run's best generator anew, on other latents than those that chose it.
+
+    Args:
+        training: The run.
+        count: Samples of a score.
+        num_seeds: How many scores, each with its own latents, the same for every run.
+
+    Returns:
+        A `fid_proxy` for each set of latents.
+    """
+    generator = deepcopy(training.scored_generator)
+    generator.load_state_dict(training.best_generator)
+    scorer = scorer_of(training.config)
+    return [
+        scorer.score(generate(generator, score_latents(training.config.latent_dim, count, seed)))[
+            "fid_proxy"
+        ]
+        for seed in range(1, num_seeds + 1)
+    ]
+
+
+def score_of_real(config: GanConfig, count: int, num_seeds: int) -> list[float]:
+    """Score real training samples as if they were generated: what no generator gets below for long.
+
+    Args:
+        config: A configuration, whose data set and image size count.
+        count: Samples of a score; fewer where the data set holds fewer.
+        num_seeds: How many scores, each of other samples.
+    """
+    real = resize(load_data(config).train, config.image_size)
+    scorer = scorer_of(config)
+    scores = []
+    for seed in range(1, num_seeds + 1):
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        scores.append(scorer.score(real[order[:count]])["fid_proxy"])
+    return scores
 
 
 def prepare(config: GanConfig) -> None:
@@ -340,11 +383,16 @@ def _means(totals: Tensor, steps: int, disc_steps: int) -> dict[str, float]:
     }
 
 
-def _divergence(means: dict[str, float], generator: nn.Module, samples: Tensor) -> str:
-    """Say what is not finite, or nothing."""
-    broken = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
-    if not all(bool(weight.isfinite().all()) for weight in generator.state_dict().values()):
-        broken.append("a weight of the generator is not finite")
+def _divergence(means: dict[str, float], training: TrainingState, samples: Tensor) -> str:
+    """Say what is not finite, or nothing: a loss, the last gradients, a weight, a sample."""
+    broken = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
+    networks = {"generator": training.generator, "discriminator": training.discriminator}
+    for name, network in networks.items():
+        norm = float(get_total_norm([p.grad for p in network.parameters() if p.grad is not None]))
+        if not math.isfinite(norm):
+            broken.append(f"the gradient norm of the {name} is {norm}")
+        if not all(bool(weight.isfinite().all()) for weight in network.state_dict().values()):
+            broken.append(f"a weight of the {name} is not finite")
     if out_of_bounds(samples):
         broken.append("a generated sample is not finite or beyond 1e6")
     return ", ".join(broken)

@@ -46,6 +46,7 @@ class Scorer:
         order = torch.randperm(len(held_out), generator=shuffle)
         real_features = features(held_out[order])
         self._features, self._measures = features, measures
+        self._real_spread = _spread(held_out)
         self._frechet = FrechetReference(real_features, scale=scale)
         standardised = self._frechet.standardise(real_features)
         self._coverage = CoverageReference(standardised[:_COVERAGE_REAL])
@@ -54,8 +55,9 @@ class Scorer:
         """Score generated samples, by rule `NUM_GENERATED` of them, in the form they are saved in.
 
         Returns:
-            ``fid_proxy`` (0 is best), ``coverage`` (1 is best), and the further measures, all
-            finite; `worst` where a sample is `out_of_bounds`.
+            ``fid_proxy`` (0 is best), ``coverage`` (1 is best), ``spread`` (the spread of the
+            samples over that of the real ones: 1 is best, 0 all alike), and the further measures,
+            all finite; `worst` where a sample is `out_of_bounds`.
         """
         if out_of_bounds(samples):
             return self.worst()
@@ -64,13 +66,19 @@ class Scorer:
         return {
             "fid_proxy": min(self._frechet.distance(features), WORST_SCORE),
             "coverage": self._coverage.coverage(self._frechet.standardise(features)),
+            "spread": _spread(samples) / self._real_spread if self._real_spread else 1.0,
             **measured,
         }
 
     @staticmethod
     def worst() -> dict[str, float]:
         """Return the finite score of a generator that has diverged."""
-        return {"fid_proxy": WORST_SCORE, "coverage": 0.0}
+        return {"fid_proxy": WORST_SCORE, "coverage": 0.0, "spread": 0.0}
+
+
+def _spread(samples: Tensor) -> float:
+    """Return the root of the mean variance of pixels or coordinates from sample to sample."""
+    return float(samples.float().var(dim=0).mean().sqrt())
 
 
 def out_of_bounds(samples: Tensor) -> bool:
@@ -78,10 +86,13 @@ def out_of_bounds(samples: Tensor) -> bool:
     return not bool((samples.abs() <= _FARTHEST).all())
 
 
-def score_latents(latent_dim: int) -> Tensor:
-    """Return the latents ``(2000, latent_dim)`` that every score of that dimension is drawn from."""
-    source = torch.Generator().manual_seed(_LATENT_SEED)
-    return torch.randn(NUM_GENERATED, latent_dim, generator=source)
+def score_latents(latent_dim: int, count: int = NUM_GENERATED, seed: int = _LATENT_SEED) -> Tensor:
+    """Return the latents ``(count, latent_dim)`` that a score is drawn from.
+
+    Every report of every trial takes the default ones.
+    """
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(count, latent_dim, generator=source)
 
 
 def image_features(network: LeNet) -> Features:

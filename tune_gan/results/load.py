@@ -1,8 +1,9 @@
 """Read a run folder into one table, a row a trial, also while the sweep runs."""
 
-import json
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import pandas as pd
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import RunFolderError
+from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.files import read_lines
 from tune_gan.settings import read_yaml
 
+TRIALS_FILE = "trials.jsonl"
+REPORTS_FILE = "result.json"
 COLUMNS = [
     "trial",
     "state",
@@ -22,6 +26,10 @@ COLUMNS = [
     "fid_proxy",
     "iteration",
 ]
+# What a second objective may be, and whether more of it is better.
+SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
+
+_log = logging.getLogger(__name__)
 
 
 class TrialState(StrEnum):
@@ -30,32 +38,58 @@ class TrialState(StrEnum):
     COMPLETED = "completed"
     STOPPED = "stopped"
     DIVERGED = "diverged"
+    COLLAPSED = "collapsed"
     FAILED = "failed"
     RUNNING = "running"
     PENDING = "pending"
 
 
+@dataclass(frozen=True)
+class ListedTrial:
+    """A trial of a run folder.
+
+    Attributes:
+        number: From 0, which is the default configuration.
+        state: How it stands or ended.
+        cause: Why.
+        values: Its searched fields.
+        reports: Its whole reports, each with an iteration and a score, by iteration.
+    """
+
+    number: int
+    state: TrialState
+    cause: str
+    values: dict[str, Any]
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+
 def load_results(run: str | Path) -> pd.DataFrame:
-    """Read a run folder without Ray or torch, unpickling nothing.
+    """Load the trials of a run, finished, interrupted or running.
+
+    Nothing is unpickled, and damaged lines are left out with a warning that names their file, so that
+    also the folders of strangers and of sweeps that were killed can be read.
 
     Args:
         run: The run folder.
 
     Returns:
-        One row a trial, in the order of their numbers: ``trial`` (0 is the default configuration),
-        ``state`` (a `TrialState`), ``cause`` (empty for completed), ``best_fid_proxy``
-        (lower is better) and ``best_iteration`` at which it was reached, the last ``fid_proxy`` and
-        its ``iteration``, then a column for each searched field. What a trial has not reported is
-        missing, never 0. Empty before the first trial.
+        A row a trial, by number: ``trial`` (0 is the default configuration), ``state`` (a
+        `TrialState`), ``cause`` (empty for completed), ``best_fid_proxy`` (lower is better) and
+        ``best_iteration`` at which it was reached, the last ``fid_proxy`` and its ``iteration``, then
+        the sweep's second objective where it has one, and a column for each searched field. What a
+        trial has not reported is missing, never 0. Empty before the first trial.
 
     Raises:
-        RunFolderError: if the folder is no run folder or its trial list is damaged.
+        RunFolderError: if the folder is no run folder or holds no list of trials that can be read.
     """
     folder = Path(run)
-    spec = read_sweep(folder)
-    num_iterations = int(spec["gan"]["num_iterations"])
-    rows = [_read_trial(folder, trial, num_iterations) for trial in _trial_list(folder)]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *spec["space"]])
+    spec = _sweep_if_whole(folder)
+    trials = read_trials(folder)
+    fields = list(spec["space"]) if spec else list(dict.fromkeys(n for t in trials for n in t.values))
+    second = second_objective(spec) if spec else None
+    rows = [_row(trial, second) for trial in trials]
+    columns = [*COLUMNS, *([second] if second else []), *fields]
+    table = pd.DataFrame(rows, columns=columns)
     whole_numbers = {"best_iteration": "Int64", "iteration": "Int64"}
     return table.astype(whole_numbers).sort_values("trial", ignore_index=True)
 
@@ -64,17 +98,29 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     """Return the resolved spec of a run, as `sweep.yaml` holds it.
 
     Raises:
-        RunFolderError: if there is none.
+        RunFolderError: if there is none, or it is damaged.
     """
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
-    spec = read_yaml(path)
-    gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
-    if not (isinstance(gan, dict) and isinstance(space, dict) and "num_iterations" in gan):
-        raise RunFolderError(f"{path} is damaged: it describes no sweep")
-    GanConfig.parse(gan)
+    try:
+        spec = read_yaml(path)
+        gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
+        if not (isinstance(gan, dict) and isinstance(space, dict)):
+            raise ConfigError("it describes no sweep")
+        GanConfig.parse(gan)
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise RunFolderError(f"{path} is damaged: {reason}") from None
     return spec  # type: ignore[no-any-return]
+
+
+def second_objective(spec: Mapping[str, Any]) -> str | None:
+    """Return the objective beside `fid_proxy` of a sweep, as `read_sweep` returns it, if it has one."""
+    search = spec.get("search")
+    names = search.get("objectives") if isinstance(search, Mapping) else None
+    known = [name for name in names or [] if name in SECOND_OBJECTIVES]
+    return known[0] if known else None
 
 
 def trial_config(folder: Path, values: dict[str, Any]) -> GanConfig:
@@ -87,99 +133,100 @@ def trial_folder(folder: Path, trial: int) -> Path:
     return folder / f"trial_{trial:05d}"
 
 
-@dataclass(frozen=True)
-class _ListedTrial:
-    """A trial as Tune lists it: its number from 0, its status and its searched fields."""
+def read_trials(folder: Path) -> list[ListedTrial]:
+    """Return the trials of a run by number, as its list of trials and their own reports say.
 
-    number: int
-    status: str
-    values: dict[str, Any]
-
-
-def _trial_list(folder: Path) -> list[_ListedTrial]:
-    """Return the trials that Tune has written down.
-
-    The list and not the folders: a folder may be left over from a trial that Tune has forgotten.
+    Raises:
+        RunFolderError: if the folder is no run folder or its list of trials is damaged.
     """
-    states = sorted(folder.glob("experiment_state-*.json"))
-    if not states:
-        return []
+    path = folder / TRIALS_FILE
+    if not path.is_file():
+        # Not at the top: only folders of version 0.1.0 need it.
+        from tune_gan.results.earlier import read_trials_of_tune
+
+        return read_trials_of_tune(folder)
+    lines, damaged = read_lines(path)
+    if damaged:
+        _log.warning("%s: %d damaged lines left out", path, damaged)
+    listed: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        if isinstance(line.get("trial"), int) and line.get("state") in list(TrialState):
+            listed.setdefault(line["trial"], {}).update(line)
+    if damaged and not listed:
+        raise RunFolderError(f"{path} is damaged: it lists no trial; `tune-gan resume` makes it anew")
+    return [_listed_trial(folder, number, line) for number, line in sorted(listed.items())]
+
+
+def read_reports(path: Path) -> list[dict[str, Any]]:
+    """Return the whole reports of a trial by iteration; one that has no score is left out."""
+    lines, damaged = read_lines(path)
+    if damaged:
+        _log.warning("%s: %d damaged lines left out", path, damaged)
+    reports = {}
+    for report in lines:
+        score = report.get("fid_proxy")
+        is_whole = isinstance(report.get("iteration"), int) and isinstance(score, int | float)
+        if is_whole and math.isfinite(report["fid_proxy"]):
+            reports[report["iteration"]] = report
+    return [reports[iteration] for iteration in sorted(reports)]
+
+
+def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return a trial's second objective, as far as it has come.
+
+    Args:
+        reports: Its reports, by iteration.
+        name: ``train_time_s``, seconds of training; or ``samples_per_s``, real samples a second of
+            training, over the whole trial.
+    """
+    timed = [r for r in reports if isinstance(r.get("train_time_s"), int | float)]
+    if not timed or not timed[-1]["train_time_s"]:
+        return None
+    total = float(timed[-1]["train_time_s"])
+    if name == "train_time_s":
+        return total
+    samples, before = 0.0, 0.0
+    for report in timed:
+        samples += report.get("samples_per_s", 0.0) * (report["train_time_s"] - before)
+        before = report["train_time_s"]
+    return samples / total
+
+
+def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
     try:
-        listed = json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"]
-        trials = [json.loads(trial) for trial, _ in listed]
-        # Ray counts trials from 1 in the experiment tag.
-        return [
-            _ListedTrial(
-                number=int(trial["experiment_tag"].split("_", 1)[0]) - 1,
-                status=str(trial["status"]),
-                values=dict(trial["config"]),
-            )
-            for trial in trials
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{states[-1]} is damaged ({error}); the trials are unknown") from None
+        return read_sweep(folder)
+    except RunFolderError as error:
+        if not (folder / TRIALS_FILE).is_file():
+            raise
+        _log.warning("%s", error)
+        return None
 
 
-def _read_trial(folder: Path, trial: _ListedTrial, num_iterations: int) -> dict[str, Any]:
-    own_folder = trial_folder(folder, trial.number)
-    reports = _read_reports(own_folder / "result.json")
+def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedTrial:
+    own_folder = trial_folder(folder, number)
+    state, cause = TrialState(line["state"]), str(line.get("cause") or "")
+    values = line.get("config")
+    reports = read_reports(own_folder / REPORTS_FILE)
+    if not own_folder.is_dir() and state != TrialState.PENDING:
+        _log.warning("%s is missing", own_folder)
+        cause = f"{cause}; its folder is missing".removeprefix("; ")
+    if state in (TrialState.RUNNING, TrialState.PENDING):
+        stand = f"unfinished at iteration {reports[-1]['iteration']}" if reports else "no report yet"
+        cause = f"{stand}; {cause}" if cause else stand
+    return ListedTrial(number, state, cause, values if isinstance(values, dict) else {}, reports)
+
+
+def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number, **trial.values}
-    if reports:
-        best = min(reports, key=lambda report: report["fid_proxy"])
+    row |= {"state": trial.state.value, "cause": trial.cause}
+    if trial.reports:
+        best = min(trial.reports, key=lambda report: report["fid_proxy"])
         row |= {
             "best_fid_proxy": best["fid_proxy"],
             "best_iteration": best["iteration"],
-            "fid_proxy": reports[-1]["fid_proxy"],
-            "iteration": reports[-1]["iteration"],
+            "fid_proxy": trial.reports[-1]["fid_proxy"],
+            "iteration": trial.reports[-1]["iteration"],
         }
-    last = reports[-1] if reports else {}
-    # Of a trial whose process was killed Tune writes an error file and leaves its status at RUNNING.
-    has_failed = trial.status == "ERROR" or (own_folder / "error.txt").is_file()
-    state = TrialState.FAILED if has_failed else _state(trial.status, last, num_iterations)
-    row["state"] = state.value
-    row["cause"] = _cause(state, last, own_folder)
+    if second:
+        row[second] = objective_of(trial.reports, second)
     return row
-
-
-def _read_reports(path: Path) -> list[dict[str, Any]]:
-    """Return the whole reports of a trial; one that is being written or has no score is left out."""
-    if not path.is_file():
-        return []
-    reports = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(report, dict) and isinstance(report.get("iteration"), int):
-            score = report.get("fid_proxy")
-            if isinstance(score, int | float) and math.isfinite(score):
-                reports.append(report)
-    return reports
-
-
-def _state(status: str, last: dict[str, Any], num_iterations: int) -> TrialState:
-    if last.get("state") == "diverged":
-        return TrialState.DIVERGED
-    if last and last["iteration"] >= num_iterations:
-        return TrialState.COMPLETED
-    if status == "TERMINATED":
-        return TrialState.STOPPED if last else TrialState.PENDING
-    return TrialState.RUNNING if last or status == "RUNNING" else TrialState.PENDING
-
-
-def _cause(state: TrialState, last: dict[str, Any], folder: Path) -> str:
-    if state == TrialState.FAILED:
-        return _last_line(folder / "error.txt")
-    if state == TrialState.DIVERGED:
-        return f"at iteration {last['iteration']}: {last.get('cause', '')}"
-    if state == TrialState.RUNNING:
-        return f"unfinished at iteration {last['iteration']}" if last else "no report yet"
-    return {TrialState.STOPPED: "scheduler", TrialState.PENDING: "not started"}.get(state, "")
-
-
-def _last_line(path: Path) -> str:
-    if not path.is_file():
-        return "unknown: no error.txt was written"
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "unknown")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tune_gan.files import write_whole
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial_folder, rank
@@ -10,27 +11,22 @@ from tune_gan.results.show import best_yaml, print_next_steps, print_ranking
 _SHOWN_TRIALS = 10
 
 
-def conclude(folder: Path, num_trials: int, as_json: bool) -> bool:
+def conclude(folder: Path, as_json: bool) -> None:
     """Write ``best.yaml`` and ``best_samples.png`` of the best trial, and print the ranking.
 
     Args:
         folder: The run folder.
-        num_trials: Trials that the sweep was to run.
         as_json: Print the ranking as JSON and nothing else.
-
-    Returns:
-        Whether all trials have ended.
 
     Raises:
         SweepFailedError: if all trials have ended and none is ranked.
     """
     ranked = rank(load_results(folder))
     print_ranking(ranked, as_json, top=_SHOWN_TRIALS)
-    ended = int((~ranked["state"].isin(["running", "pending"])).sum()) >= num_trials
-    if ranked["rank"].isna().all() and not ended:
-        return False
-    (folder / "best.yaml").write_text(best_yaml(folder), encoding="utf-8")
+    unfinished = ranked["state"].isin(["running", "pending"]).any()
+    if ranked["rank"].isna().all() and (unfinished or ranked.empty):
+        return
+    write_whole(folder / "best.yaml", best_yaml(folder))
     save_best_samples(best_trial_folder(folder), folder / "best_samples.png")
     if not as_json:
         print_next_steps(folder, ranked)
-    return ended

@@ -1,6 +1,7 @@
 """What a sweep shows while it runs: a bar on a terminal, a line for every finished trial."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tune_gan.search.spec import SweepSpec
+from tune_gan.settings import describe_duration
 
 
 class SweepProgress(tune.Callback):
@@ -20,14 +22,18 @@ class SweepProgress(tune.Callback):
     Args:
         spec: The sweep.
         console: Where to write.
+        scores: `best_fid_proxy` by trial of those that ended before this start; None without one.
     """
 
-    def __init__(self, spec: SweepSpec, console: Console) -> None:
+    def __init__(
+        self, spec: SweepSpec, console: Console, scores: Mapping[int, float | None] | None = None
+    ) -> None:
         self._spec, self._console = spec, console
         self._started = time.monotonic()
-        self._num_finished = 0
+        self._num_before = self._num_finished = len(scores or {})
         self._share_done: dict[str, float] = {}
-        self._scores: dict[str, float] = {}
+        self._share_before: dict[str, float] = {}
+        self._scores = {str(n): score for n, score in (scores or {}).items() if score is not None}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,7 +45,9 @@ class SweepProgress(tune.Callback):
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task(spec.name, total=spec.num_trials, best="starting", left="")
+        self._task = self._bar.add_task(
+            spec.name, total=spec.num_trials, completed=self._num_finished, best="starting", left=""
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the console and its bar when Tune pickles its settings."""
@@ -53,29 +61,39 @@ class SweepProgress(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Take in a report."""
-        self._share_done[trial.trial_id] = result["iteration"] / self._spec.gan.num_iterations
+        share = result["iteration"] / self._spec.gan.num_iterations
+        # What a resumed trial had done before is not of this start's speed.
+        self._share_before.setdefault(trial.trial_id, share if result["evaluation"] > 1 else 0.0)
+        self._share_done[trial.trial_id] = share
         self._scores[trial_number(trial)] = float(result["best_fid_proxy"])
-        if result["state"] == "diverged":
+        if result["state"] in ("diverged", "collapsed"):
             del self._scores[trial_number(trial)]
         self._bar.update(self._task, best=self._describe_best(), left=self._describe_left())
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has ended, and how."""
         result = trial.last_result or {}
-        if result.get("state") == "diverged":
-            end = f"diverged at iteration {result['iteration']}: {result['cause']}"
+        state, where = result.get("state"), f"at iteration {result.get('iteration')}"
+        if state in ("diverged", "collapsed"):
+            end = f"{state} {where}: {result['cause']}"
         elif not result.get("iteration"):
             end = "ended without a report"
         else:
-            done = result["iteration"] >= self._spec.gan.num_iterations
-            end = f"{'completed' if done else 'stopped'} at iteration {result['iteration']}"
-            end += f", best fid_proxy {result['best_fid_proxy']:.4g}"
+            state = "stopped" if state == "running" else state
+            end = f"{state} {where}, best fid_proxy {result['best_fid_proxy']:.4g}"
+            end += f" ({result['cause']})" if state == "stopped" and result["cause"] else ""
         self._finish(trial, end)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tell that a trial starts again."""
+        cause = getattr(trial, "cause", "")
+        line = f"trial {trial_number(trial)} starts again from its last checkpoint: {cause}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has failed."""
         self._scores.pop(trial_number(trial), None)
-        self._finish(trial, "failed")
+        self._finish(trial, f"failed: {getattr(trial, 'cause', '')}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Take the bar away."""
@@ -98,17 +116,15 @@ class SweepProgress(tune.Callback):
         return f"best {self._scores[best]:.4g} by trial {best}"
 
     def _describe_left(self) -> str:
-        done = sum(self._share_done.values()) / self._spec.num_trials
-        if not 0 < done < 1:
+        shares = self._share_done
+        done = sum(share - self._share_before.get(trial, 0.0) for trial, share in shares.items())
+        left = self._spec.num_trials - self._num_before - sum(shares.values())
+        if done <= 0 or left <= 0:
             return ""
         elapsed = time.monotonic() - self._started
-        return f"about {_minutes(elapsed / done * (1 - done))} left"
+        return f"about {describe_duration(elapsed / done * left)} left"
 
 
 def trial_number(trial: Trial) -> str:
-    """Return a trial's number in its sweep, from 0; Ray counts them from 1 in the experiment tag."""
-    return str(int(str(trial.experiment_tag).split("_", 1)[0]) - 1)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{round(seconds)} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    """Return a trial's number in its sweep, from 0."""
+    return str(int(trial.trial_id))

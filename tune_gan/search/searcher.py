@@ -1,112 +1,249 @@
-"""The searcher that Ray Tune asks for configurations: an Optuna study, kept in the run folder."""
+"""Where Ray Tune gets its trials from, and tells how they end: the run's study."""
 
-import itertools
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from collections.abc import Iterable
 from typing import Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial, TrialState
-from ray.tune.search import Searcher
+import ray
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.search import SearchAlgorithm
 
+from tune_gan.errors import ConfigError, StorageError
+from tune_gan.results.load import read_reports, trial_folder
+from tune_gan.search.sampler import draw
+from tune_gan.search.scheduler import tune_trial_id
 from tune_gan.search.spec import SweepSpec
+from tune_gan.search.study import BY_SCHEDULER, METRIC, SweepStudy, SweepTrial, objectives
+from tune_gan.search.trainable import TrialFailure
 
-STORAGE_FILE = "optuna_journal.log"
-METRIC = "best_fid_proxy"
 
+class TuneTrial(Trial):
+    """A trial of a sweep that knows which of its failures are worth another try.
 
-class StudySearcher(Searcher):
-    """Draws configurations from an Optuna study and tells it how each trial ended.
-
-    The default configuration comes first, then all combinations of a grid or what the sampler draws.
-    Ray's own OptunaSearch tells trials that ASHA stopped as complete, so that TPE compares scores of
-    different training lengths; here they are told as pruned, with the score of every report, and
-    trials that failed or diverged as failed. A default that lies outside the space is no trial of the
-    study, which could not express it.
-
-    Args:
-        spec: The sweep.
-        folder: The run folder, where the study is stored in a journal file.
+    A crash is: `max_failures` times in a row without a report in between. Wrong input is not. Memory
+    that was too short is, once, alone on its device.
     """
 
-    def __init__(self, spec: SweepSpec, folder: Path) -> None:
-        super().__init__(metric=METRIC, mode="min")
-        self._spec = spec
-        self._distributions = {field: d.to_optuna() for field, d in spec.space.items()}
-        self._study = optuna.create_study(
-            study_name=folder.name,
-            storage=JournalStorage(JournalFileBackend(str(folder / STORAGE_FILE))),
-            sampler=_sampler(spec),
-            direction="minimize",
-        )
-        self._given = list(_given_points(spec))
-        self._open: dict[str, Trial] = {}
+    max_in_a_row = 0
+    alone: Any = None
+    hung_s = 0.0
+    cause = ""
+    kind = ""
+    _in_a_row = 0
+    _retry = False
+    _was_alone = False
+    _reached = 0
 
-    # Ray's annotation forgets that a searcher says with a text that it has finished.
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """Return the next configuration's searched fields, or that there is none."""
-        point = self._given.pop(0) if self._given else None
-        if point is None and self._spec.search.algorithm == "grid":
-            return Searcher.FINISHED
-        if point is not None:
-            if not all(self._spec.space[field].contains(v) for field, v in point.items()):
-                return point
-            self._study.enqueue_trial(point)
-        trial = self._study.ask(self._distributions)
-        trial.set_user_attr("tune_trial_id", trial_id)
-        self._open[trial_id] = trial
-        return dict(trial.params)
+    def note_progress(self, iteration: int) -> None:
+        """Take in a report; one that was made before is no progress."""
+        if iteration > self._reached:
+            self._reached, self._in_a_row = iteration, 0
+
+    def handle_error(self, exc: Any = None) -> None:
+        """Judge a failure, in place of Tune's files with pickled errors."""
+        self.run_metadata.num_failures += 1
+        self.run_metadata.invalidate_cache()
+        self.kind, message = _describe(exc)
+        if self.hung_s:
+            message, self.hung_s = f"hung: no report for {self.hung_s:g} s, so it was killed", 0.0
+        self._in_a_row += 1
+        if self.kind == "memory":
+            self._retry = not self._was_alone and self.alone is not None
+            message += "" if self._retry else ", also when it was alone on its device"
+        else:
+            self._retry = self.kind == "crash" and self._in_a_row <= self.max_in_a_row
+        times = f" ({self._in_a_row} times in a row)" if self._in_a_row > 1 else ""
+        self.cause = message + times
+
+    def should_recover(self) -> bool:
+        """Return whether the trial starts again from its last checkpoint."""
+        return self._retry
+
+    def set_status(self, status: str) -> None:
+        """Take the status; a trial that wants its device for itself asks for it before it waits."""
+        super().set_status(status)  # type: ignore[no-untyped-call]
+        if status == Trial.ERROR and self._retry and self.kind == "memory":
+            self.update_resources(self.alone)
+            self._was_alone = True
+
+
+class StudySearch(SearchAlgorithm):
+    """Gives Ray Tune the trials of a study, new ones and those to go on with, and tells it their ends.
+
+    Trials that ended before the sweep was resumed come first, as Tune lists them, but do not run.
+    Ray's own OptunaSearch tells trials that ASHA stopped as complete, so that TPE compares scores of
+    different training lengths, and leaves those that fail running for ever.
+
+    Args:
+        study: The study of the run folder.
+        num_workers: Trials at a time.
+        warm_trials: Trials of other runs to learn from.
+    """
+
+    def __init__(self, study: SweepStudy, num_workers: int, warm_trials: Iterable[Any] = ()) -> None:
+        self._study, self._num_workers = study, num_workers
+        self._warm_trials = list(warm_trials)
+        trials = study.trials
+        self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
+        self._pending = [trial for trial in trials if trial.state == "pending"]
+        self._given = study.spec.given_points()
+        self._live: dict[int, TuneTrial] = {}
+        self._experiment: Experiment | None = None
+        self.is_over = False
+        self.problem: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
+
+    @property
+    def metric(self) -> str:
+        """What Tune is to find in each report."""
+        return METRIC
+
+    @property
+    def total_samples(self) -> int:
+        """Trials of the whole sweep."""
+        return self._study.spec.num_trials
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Take the experiment that the trials are of."""
+        (self._experiment,) = experiments if isinstance(experiments, list) else [experiments]
+
+    def is_finished(self) -> bool:
+        """Return whether there are no more trials to start."""
+        if self._finished or self._ended:
+            return self._finished
+        if self.is_over:
+            return True
+        return not self._pending and len(self._study.frozen_trials) >= self.total_samples
+
+    def next_trial(self) -> Trial | None:
+        """Return the next trial: one that has ended, one to go on with, a new one, or none for now."""
+        if self._ended:
+            return self._ended_trial(self._ended.pop(0))
+        if self.is_finished() or len(self._live) >= self._num_workers:
+            return None
+        if self._pending:
+            trial = self._pending.pop(0)
+            self._study.start(trial.number)
+        else:
+            trial = self._study.add(self._next_point())
+        self._live[trial.number] = self._tune_trial(trial)
+        return self._live[trial.number]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hand on the score of a report."""
-        if trial_id in self._open:
-            self._open[trial_id].report(float(result[METRIC]), step=result["training_iteration"])
+        """Hand on the score of a report, and what befell the trial."""
+        number = int(trial_id)
+        if number in self._live:
+            self._live[number].note_progress(result["iteration"])
+            self._study.report(number, result["evaluation"], float(result[METRIC]))
+            if result["state"] == "running" and result["cause"]:
+                self._study.note(number, result["cause"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how a trial ended: complete, pruned or failed."""
-        trial = self._open.pop(trial_id, None)
+        """Tell the study how a trial ended; one that was cut short is to go on later."""
+        number = int(trial_id)
+        trial = self._live.pop(number, None)
         if trial is None:
             return
-        if error or not result or result.get("state") == "diverged":
-            self._study.tell(trial, state=TrialState.FAIL)
-        elif result["iteration"] >= self._spec.gan.num_iterations:
-            self._study.tell(trial, float(result[METRIC]))
+        if error and trial.kind == "storage":
+            self._study.requeue(number)
+            self._study.broken = StorageError(trial.cause)
+            raise self._study.broken
+        if error:
+            self._study.end(number, "failed", trial.cause, [])
+        elif result is None or "state" not in result:
+            self._study.requeue(number)
+        elif result["state"] == "running" and self.is_over:
+            self._study.report(number, result["evaluation"], float(result[METRIC]))
+            self._study.requeue(number)
         else:
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._end(number, result)
+
+    def live_trials(self) -> list[TuneTrial]:
+        """Return the trials that wait or run."""
+        return list(self._live.values())
 
     def close(self) -> None:
-        """Tell the trials of an interrupted sweep as failed, so that none runs for ever."""
-        for trial_id in list(self._open):
-            self.on_trial_complete(trial_id, error=True)
+        """Leave the trials that have not ended to go on later."""
+        for number in list(self._live):
+            del self._live[number]
+            self._study.requeue(number)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Write nothing but a marker: the study itself is in the run folder."""
-        Path(checkpoint_path).write_text("{}", encoding="utf-8")
+    def _end(self, number: int, result: dict[str, Any]) -> None:
+        state, cause = result["state"], result["cause"]
+        if state == "running":
+            state, cause = "stopped", BY_SCHEDULER
+        elif state in ("diverged", "collapsed"):
+            cause = f"at iteration {result['iteration']}: {cause}"
+        self._study.report(number, result["evaluation"], float(result[METRIC]))
+        reports = read_reports(trial_folder(self._study.folder, number) / "result.json")
+        self._study.end(number, state, cause, objectives(self._study.spec, reports))
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Read nothing, as `save` wrote nothing."""
+    def _next_point(self) -> dict[str, Any]:
+        trials = self._study.frozen_trials
+        if len(trials) < len(self._given):
+            return self._given[len(trials)]
+        try:
+            return draw(self._study.spec, len(trials), [*trials, *self._warm_trials])
+        except ConfigError as error:
+            self.problem = error
+            raise
+
+    def _tune_trial(self, trial: SweepTrial) -> TuneTrial:
+        assert self._experiment is not None
+        spec = self._experiment.spec
+        made = TuneTrial(
+            spec["run"],
+            config=dict(trial.values),
+            evaluated_params=dict(trial.values),
+            trial_id=tune_trial_id(trial.number),
+            experiment_tag=str(trial.number),
+            storage=spec["storage"],
+            checkpoint_config=spec["checkpoint_config"],
+            log_to_file=spec["log_to_file"],
+        )
+        made.custom_trial_name = made.custom_dirname = f"trial_{trial.number:05d}"
+        made.max_in_a_row = self._study.spec.failures.max_failures
+        made.alone = _whole_device(self._study.spec)
+        return made
+
+    def _ended_trial(self, trial: SweepTrial) -> TuneTrial:
+        made = self._tune_trial(trial)
+        reports = read_reports(trial_folder(self._study.folder, trial.number) / "result.json")
+        if reports:
+            made.update_last_result(dict(reports[-1]))  # type: ignore[no-untyped-call]
+        made.set_status(Trial.TERMINATED)
+        made.init_local_path()  # type: ignore[no-untyped-call]
+        return made
 
 
-def _sampler(spec: SweepSpec) -> optuna.samplers.BaseSampler:
-    if spec.search.algorithm == "tpe":
-        return optuna.samplers.TPESampler(seed=spec.search.seed)
-    return optuna.samplers.RandomSampler(seed=spec.search.seed)
+def _whole_device(spec: SweepSpec) -> tune.PlacementGroupFactory:
+    """Return what a trial takes so that nothing runs beside it: whole GPUs, or a machine's CPUs."""
+    resources = spec.resources
+    if resources.gpus:
+        return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": math.ceil(resources.gpus)}])
+    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return tune.PlacementGroupFactory([{"CPU": max([resources.cpus, *machines])}])
 
 
-def _given_points(spec: SweepSpec) -> Iterator[dict[str, Any]]:
-    """Yield the default configuration, then a grid's other combinations, in the space's own order."""
-    default = {
-        field: ",".join(map(str, value)) if isinstance(value, tuple) else value
-        for field, value in spec.default_values.items()
-    }
-    yield default
-    if spec.search.algorithm == "grid":
-        values = [distribution.arguments for distribution in spec.space.values()]
-        for combination in itertools.product(*values):
-            point = dict(zip(spec.space, combination, strict=True))
-            if point != default:
-                yield point
+def _describe(error: Any) -> tuple[str, str]:
+    """Return the kind of a failure, and its cause in one line."""
+    cause = getattr(error, "cause", error) if isinstance(error, RayTaskError) else error
+    if isinstance(cause, TrialFailure):
+        return cause.kind, cause.message
+    if isinstance(cause, OutOfMemoryError):
+        return "memory", f"its worker ran out of memory ({_first_line(cause)})"
+    if isinstance(cause, RayActorError):
+        return "crash", f"its worker died ({_first_line(cause)})"
+    return "crash", f"{type(cause).__name__}: {_first_line(cause)}"
+
+
+def _first_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or ["no message"])[0][:300]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from tune_gan.errors import ConfigError
 from tune_gan.settings import nearest, shortened
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 Value = bool | int | float | str | None
 
@@ -36,23 +39,27 @@ class Distribution:
             ``log_int_uniform``, ``quantized_uniform`` (low, low + step, ...), ``choice`` or ``grid``.
         arguments: The ends (and step), or all values. A list among the values, such as layer widths,
             is held as text, ``256,512``, which the configuration reads back.
+        when: Values that other searched fields must have, one of those listed, for this field to be
+            searched; where they have others it keeps the value of the default configuration.
     """
 
     kind: str
     arguments: tuple[Value, ...]
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_mapping(cls, given: object) -> Distribution:
-        """Read what a YAML file says, e.g. ``{log_uniform: [1e-5, 1e-2]}``.
+        """Read what a YAML file says, e.g. ``{log_uniform: [1e-5, 1e-2], when: {optimizer: adam}}``.
 
         Raises:
             ConfigError: for another kind, or arguments that do not fit it.
         """
-        if not isinstance(given, Mapping) or len(given) != 1:
+        kinds = [key for key in given if key != "when"] if isinstance(given, Mapping) else []
+        if not isinstance(given, Mapping) or len(kinds) != 1:
             raise ConfigError(
                 f"expected one distribution, one of {', '.join(_FORMS)}, got {shortened(given)}"
             )
-        ((kind, arguments),) = given.items()
+        kind, arguments = kinds[0], given[kinds[0]]
         if kind not in _FORMS:
             hint = nearest(str(kind), list(_FORMS))
             raise ConfigError(
@@ -60,14 +67,22 @@ class Distribution:
             )
         if isinstance(arguments, str) or not isinstance(arguments, Sequence):
             raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {shortened(arguments)}")
-        distribution = cls(kind, tuple(_plain(value) for value in arguments))
+        when = _parse_when(given["when"]) if "when" in given else {}
+        distribution = cls(kind, tuple(plain(value) for value in arguments), when)
         if not distribution._fits():
             raise ConfigError(f"{kind} takes {_FORMS[kind]}, got {shortened(list(arguments))}")
         return distribution
 
-    def to_mapping(self) -> dict[str, list[Value]]:
+    def to_mapping(self) -> dict[str, Any]:
         """Return what `from_mapping` reads."""
-        return {self.kind: list(self.arguments)}
+        mapping: dict[str, Any] = {self.kind: list(self.arguments)}
+        if self.when:
+            mapping["when"] = {name: list(values) for name, values in self.when.items()}
+        return mapping
+
+    def is_active(self, point: Mapping[str, Value]) -> bool:
+        """Return whether the field is searched where the fields before it have a point's values."""
+        return all(name in point and point[name] in values for name, values in self.when.items())
 
     @property
     def is_finite(self) -> bool:
@@ -80,7 +95,7 @@ class Distribution:
 
     def contains(self, value: object) -> bool:
         """Return whether the distribution could draw a field's value."""
-        value = _plain(value)
+        value = plain(value)
         if self.is_finite:
             return value in self.arguments
         low, high = self._ends()
@@ -114,6 +129,21 @@ class Distribution:
             return IntDistribution(int(low), int(high), step=int(step))
         return FloatDistribution(low, high, step=float(step))
 
+    def suggest(self, trial: Trial, name: str) -> Value:
+        """Let an Optuna trial draw a value for a field of that name."""
+        if self.is_finite:
+            value: Value = trial.suggest_categorical(name, self.arguments)
+            return value
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        distribution = self.to_optuna()
+        if isinstance(distribution, IntDistribution):
+            d = distribution
+            return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+        assert isinstance(distribution, FloatDistribution)
+        f = distribution
+        return trial.suggest_float(name, f.low, f.high, step=f.step, log=f.log)
+
     def _ends(self) -> tuple[float, float]:
         low, high = self.arguments[:2]
         assert isinstance(low, int | float)
@@ -138,7 +168,106 @@ class Distribution:
         return low < high and positive and step_above_0 and (whole or "int" not in self.kind)
 
 
-def _plain(value: object) -> Value:
+def _parse_when(given: object) -> dict[str, tuple[Value, ...]]:
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigError(f"when takes fields with their values, got {shortened(given)}")
+    return {
+        str(name): tuple(map(plain, values)) if isinstance(values, list) else (plain(values),)
+        for name, values in given.items()
+    }
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What must hold between fields of a configuration, e.g. ``disc_lr >= gen_lr``.
+
+    Attributes:
+        left: A field, or a number.
+        comparison: ``<``, ``<=``, ``>`` or ``>=``.
+        right: A field, or a number.
+    """
+
+    left: str
+    comparison: str
+    right: str
+
+    @classmethod
+    def parse(cls, text: object) -> Constraint:
+        """Read what a YAML file says.
+
+        Raises:
+            ConfigError: if it is no comparison of two fields or of a field and a number.
+        """
+        match = re.fullmatch(r"\s*([\w.+-]+)\s*(<=|>=|<|>)\s*([\w.+-]+)\s*", str(text))
+        if match is None or not isinstance(text, str):
+            raise ConfigError(f"expected a comparison such as disc_lr >= gen_lr, got {shortened(text)}")
+        return cls(*match.groups())
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.comparison} {self.right}"
+
+    @property
+    def fields(self) -> list[str]:
+        """The sides that are no numbers."""
+        return [side for side in (self.left, self.right) if _number(side) is None]
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Return whether all fields of a configuration, searched or not, fulfil it."""
+        left, right = (values[s] if _number(s) is None else _number(s) for s in (self.left, self.right))
+        return _COMPARISONS[self.comparison](left, right)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def in_order(space: Mapping[str, Distribution]) -> list[str]:
+    """Return the fields of a space so that each comes after those that its `when` names.
+
+    Raises:
+        ConfigError: if fields wait for each other, or for one that is not searched.
+    """
+    order: list[str] = []
+    while len(order) < len(space):
+        ready = [
+            name for name in space if name not in order and all(p in order for p in space[name].when)
+        ]
+        if not ready:
+            stuck = next(name for name in space if name not in order)
+            waits_for = next(name for name in space[stuck].when if name not in order)
+            why = "which waits for it" if waits_for in space else "which is not in the space"
+            raise ConfigError(f"space.{stuck}.when: depends on {waits_for}, {why}")
+        order.append(ready[0])
+    return order
+
+
+def grid_points(space: Mapping[str, Distribution]) -> Iterator[dict[str, Value]]:
+    """Yield all combinations of a space of listed values, the last field changing fastest."""
+
+    def extend(point: dict[str, Value], names: list[str]) -> Iterator[dict[str, Value]]:
+        if not names:
+            yield point
+        elif not space[names[0]].is_active(point):
+            yield from extend(point, names[1:])
+        else:
+            for value in space[names[0]].arguments:
+                yield from extend({**point, names[0]: value}, names[1:])
+
+    yield from extend({}, in_order(space))
+
+
+def plain(value: object) -> Value:
     """Return a value as Optuna and JSON keep it: lists as text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -1,33 +1,136 @@
 """The function that Ray Tune runs: a configuration in, reports out."""
 
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock
 from ray import tune
 
 from tune_gan.config import GanConfig
-from tune_gan.gan.training import iterate
+from tune_gan.errors import CheckpointError, InputError, StorageError
+from tune_gan.files import append_line
+from tune_gan.gan.checkpoint import FILE_NAME, check
+from tune_gan.gan.run_folder import json_metrics, keep_reports_until
+from tune_gan.gan.training import Report, iterate, rescore
+from tune_gan.metrics.score import WORST_SCORE
+from tune_gan.results.load import REPORTS_FILE, trial_folder
+from tune_gan.search.health import Health
+from tune_gan.search.spec import SweepSpec
+
+# How long to wait for a process of a sweep that was killed to let go of a trial, in seconds.
+_LOCK_TIMEOUT_S = 120
+CHECKPOINT = "checkpoint"
 
 
-def train_trial(values: dict[str, Any], gan: dict[str, Any]) -> None:
-    """Train one trial, reporting to Ray Tune, each report with a checkpoint.
+class TrialFailure(Exception):  # noqa: N818 -- not every failure of a trial is an error of the program
+    """Why a trial cannot go on, in a form that travels between processes.
 
-    Every report holds what `tune_gan.gan.training.Report` says, its ``state`` and its ``cause``.
+    Args:
+        kind: ``input``, which no retry mends; ``memory``; or ``storage``, which concerns all trials.
+        message: In one line.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
+
+
+def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
+    """Train one trial from its last checkpoint on, reporting to Ray Tune.
+
+    A report is first a line of the trial's ``result.json``, then a checkpoint, then told to Tune, so
+    that whatever is killed, and when, the folder alone says how to go on.
 
     Args:
         values: The searched fields.
-        gan: All fields of the default configuration.
+        spec: The sweep, as `SweepSpec.model_dump` gives it.
+        run: The run folder, which every machine must see under this path.
+
+    Raises:
+        TrialFailure: for what a blind retry would not mend.
     """
-    config = GanConfig.parse({**gan, **values})
-    with ExitStack() as stack:
-        checkpoint = tune.get_checkpoint()
-        folder = stack.enter_context(checkpoint.as_directory()) if checkpoint else None
-        for report in iterate(config, Path(folder) if folder else None):
-            with tempfile.TemporaryDirectory(prefix="tune-gan-") as aside:
-                report.training.save(Path(aside))
-                tune.report(
-                    {**report.metrics, "state": report.state.value, "cause": report.cause},
-                    checkpoint=tune.Checkpoint.from_directory(aside),
-                )
+    number = int(tune.get_context().get_trial_id())
+    folder = trial_folder(Path(run), number)
+    try:
+        _require_run(Path(run))
+        folder.mkdir(exist_ok=True)
+        # A process of a sweep that was killed may live on for a moment.
+        with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
+            _train(folder, values, SweepSpec.parse(spec))
+    except InputError as error:
+        raise TrialFailure("input", str(error)) from None
+    except (StorageError, OSError) as error:
+        raise TrialFailure("storage", " ".join(str(error).split())) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrialFailure("memory", _one_line(error)) from None
+    except RuntimeError as error:
+        # The only word of a CPU's memory being short.
+        if "not enough memory" in str(error) or "allocate memory" in str(error):
+            raise TrialFailure("memory", _one_line(error)) from None
+        raise
+
+
+def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
+    config = GanConfig.parse({**spec.gan.model_dump(), **values})
+    checkpoint = folder / CHECKPOINT
+    reached, note = _iteration_of(checkpoint)
+    past = keep_reports_until(folder / REPORTS_FILE, reached)
+    if past:
+        # Tune may not have heard of it.
+        tune.report(past[-1])
+        if past[-1]["state"] != "running":
+            return
+    health = Health(spec.health, spec.grace_period)
+    health.catch_up(past)
+    for report in iterate(config, checkpoint if reached else None):
+        line = _line(report, health, spec)
+        if note and line["state"] == "running":
+            line["cause"], note = note, ""
+        append_line(folder / REPORTS_FILE, line)
+        report.training.save(checkpoint)
+        tune.report(line)
+        if line["state"] != "running":
+            return
+
+
+def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
+    """Return a report as Tune and the readers take it: finite, with its state and cause."""
+    metrics: dict[str, Any] = json_metrics(report.metrics)
+    state, cause = report.state.value, report.cause
+    limit = spec.budget.trial_time
+    if state == "running":
+        state, cause = health.judge(metrics)
+        if state == "running" and limit is not None and metrics["time_s"] >= limit:
+            state, cause = "stopped", f"its time limit of {limit:g} s is over"
+    if state in ("diverged", "collapsed"):
+        # Whoever compares trials, Tune's own tools included, is not to take it for a good one.
+        metrics["best_fid_proxy"] = WORST_SCORE
+    elif state != "running" and spec.confirmation is not None:
+        how = spec.confirmation
+        metrics["rescored"] = rescore(report.training, how.num_samples, how.num_latent_seeds)
+    return {**metrics, "evaluation": len(report.training.history), "state": state, "cause": cause}
+
+
+def _iteration_of(checkpoint: Path) -> tuple[int, str]:
+    """Return where a trial was left, and a note if its checkpoint is damaged: then it starts anew."""
+    path = checkpoint / FILE_NAME
+    if not path.is_file():
+        return 0, ""
+    try:
+        return check(checkpoint).iteration, ""
+    except CheckpointError as error:
+        path.replace(path.with_suffix(".damaged"))
+        return 0, f"begun anew, since {error}"
+
+
+def _require_run(run: Path) -> None:
+    if not run.is_dir():
+        raise StorageError(
+            f"{run} is not to be seen on this machine; a sweep over several machines wants a folder "
+            "that all of them share"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or "out of memory"

@@ -10,30 +10,63 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
-from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.errors import ConfigError, RunFolderError, StorageError
+from tune_gan.files import write_whole
 from tune_gan.gan.training import prepare
-from tune_gan.search.progress import SweepProgress, trial_number
-from tune_gan.search.searcher import METRIC, StudySearcher
+from tune_gan.results.load import TRIALS_FILE, read_sweep
+from tune_gan.search.lock import LOCK_FILE, locked
+from tune_gan.search.progress import SweepProgress
+from tune_gan.search.sampler import draw
+from tune_gan.search.scheduler import make_scheduler
+from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec, resolve
+from tune_gan.search.study import METRIC, STORAGE_FILE, SweepStudy, SweepTrial
+from tune_gan.search.supervisor import Budget, Curves, Supervisor
 from tune_gan.search.trainable import train_trial
+from tune_gan.search.warm_start import load_warm_start, read_warm_start, save_warm_start
+
+_log = logging.getLogger(__name__)
 
 _RECORDED_PACKAGES = ("tune-gan", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
 
 
+@dataclass(frozen=True)
+class SweepEnd:
+    """How one start of a sweep ended.
+
+    Attributes:
+        folder: The run folder.
+        num_left: Trials that have not ended.
+        budget: What of its budget is spent, empty where that is not why trials are left.
+    """
+
+    folder: Path
+    num_left: int
+    budget: str
+
+
 def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None = None) -> Path:
+    """Run a sweep to its end, as `start_sweep` does, which says what the arguments and errors are.
+
+    Returns:
+        The run folder. `tune_gan.load_results` reads it, also while the sweep runs.
+    """
+    return start_sweep(spec, out, console).folder
+
+
+def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None = None) -> SweepEnd:
     """Run a sweep to its end, on the Ray that runs already, or that RAY_ADDRESS names, or a new one.
 
     Args:
@@ -41,33 +74,142 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
         out: The run folder, which must not exist yet; by default ``runs/NAME-DATE-TIME``.
         console: Where to show progress; by default the standard error.
 
-    Returns:
-        The run folder. `tune_gan.load_results` reads it, also while the sweep runs.
-
     Raises:
-        ConfigError: if the resources exceed those of the machine or cluster.
+        ConfigError: if the resources exceed those of the machine or cluster, the constraints leave
+            nothing of the space, or a run to learn from does not compare.
         DataError: if the data set cannot be loaded or is smaller than a batch.
         RunFolderError: if the folder exists already or cannot be written.
+        StorageError: if a file cannot be written, for example on a full disk; `resume_sweep` goes on.
     """
     console = console or Console(stderr=True)
     folder = (out or default_run_folder(spec)).absolute()
     spec = resolve(spec)
+    if spec.search.algorithm != "grid" and spec.confirmation is None:
+        draw(spec, 1, [])
+    warm_trials = load_warm_start(spec)
     _make_folder(folder)
+    with locked(folder):
+        try:
+            _prepare(spec, console)
+            with _on_ray():
+                workers = num_workers(spec, ray.cluster_resources())
+                _write_head(folder, spec)
+                save_warm_start(folder, warm_trials)
+                study = SweepStudy(folder, spec)
+                return _sweep(study, workers, console)
+        except BaseException:
+            # Leave nothing behind where nothing was begun.
+            if not (folder / "sweep.yaml").exists():
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
+
+
+def resume_sweep(
+    folder: Path, changes: Mapping[str, Any] | None = None, console: Console | None = None
+) -> SweepEnd:
+    """Go on with a sweep that was stopped, killed, or has ended and is to have more trials.
+
+    Trials that have ended stay as they are, those that were interrupted go on from their checkpoints.
+    Nothing is unpickled.
+
+    Args:
+        folder: The run folder.
+        changes: New values of ``num_trials``, ``time_budget``, ``max_iterations_total`` or
+            ``data_root``.
+        console: Where to show progress; by default the standard error.
+
+    Raises:
+        ConfigError: if a change is none that a resumed sweep can take.
+        RunFolderError: if the folder is no run folder, is in use, or is damaged beyond repair.
+        DataError: if the data set cannot be loaded.
+        StorageError: if a file cannot be written.
+    """
+    console = console or Console(stderr=True)
+    folder = folder.absolute()
+    _require_run_folder(folder)
+    with locked(folder):
+        study = SweepStudy(folder)
+        _require_own_spec(folder, study.spec)
+        spec = changed_spec(study.spec, changes or {})
+        if spec != study.spec:
+            study.change_spec(spec)
+            write_whole(folder / "sweep.yaml", spec.to_yaml())
+        study.settle()
+        if not _num_left(study):
+            return SweepEnd(folder, 0, "")
+        _prepare(spec, console)
+        with _on_ray():
+            workers = num_workers(spec, ray.cluster_resources())
+            _note_resumption(folder)
+            return _sweep(study, workers, console)
+
+
+def changed_spec(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
+    """Return a sweep with the changes that `resume_sweep` takes.
+
+    Raises:
+        ConfigError: if they do not fit it.
+    """
+    values = spec.model_dump(mode="json")
+    if "num_trials" in changes:
+        if spec.search.num_trials is None:
+            raise ConfigError("num_trials: this sweep has a fixed list of trials, and no more of them")
+        if isinstance(changes["num_trials"], int) and changes["num_trials"] < spec.num_trials:
+            raise ConfigError(
+                f"num_trials {changes['num_trials']} is less than the {spec.num_trials} that the sweep "
+                "has; give more, or leave it out"
+            )
+        values["search"]["num_trials"] = changes["num_trials"]
+    for name, part in (("time_budget", "time"), ("max_iterations_total", "iterations")):
+        if name in changes:
+            values["budget"][part] = changes[name]
+    if "data_root" in changes:
+        values["gan"]["data_root"] = str(Path(changes["data_root"]).absolute())
+    return SweepSpec.parse(values)
+
+
+def _num_left(study: SweepStudy) -> int:
+    ended = sum(trial.state not in ("pending", "running") for trial in study.trials)
+    return study.spec.num_trials - ended
+
+
+def _prepare(spec: SweepSpec, console: Console) -> None:
+    """Load the data and train the feature network here, once, before every trial needs them."""
+    console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
+    prepare(spec.gan)
+
+
+def _require_run_folder(folder: Path) -> None:
+    if not (folder / STORAGE_FILE).exists() and not (folder / TRIALS_FILE).exists():
+        why = "is no run folder" if folder.is_dir() else "is not there"
+        if (folder / "sweep.yaml").is_file():
+            why = "holds no trials yet; start the sweep again"
+        raise RunFolderError(f"{folder} {why}")
+    if not (folder / TRIALS_FILE).exists() and list(folder.glob("experiment_state-*.json")):
+        read_sweep(folder)
+        if "spec" not in (folder / STORAGE_FILE).read_text(encoding="utf-8", errors="replace"):
+            raise RunFolderError(
+                f"{folder} is of version 0.1.0, which kept too little to go on with; "
+                "a new sweep learns from it with --warm-start"
+            )
+
+
+def _require_own_spec(folder: Path, spec: SweepSpec) -> None:
+    """See that `sweep.yaml` still says what the study is of, and write it anew if it is damaged."""
+    path = folder / "sweep.yaml"
     try:
-        # Load the data, see that the default fits it, and train the feature network here, once,
-        # before every trial needs them.
-        console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
-        prepare(spec.gan)
-        # Ray writes of dying workers, in colours, on the standard output, which is for results; their
-        # cause of death is in the trial's error file and in the ranking.
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            _sweep_on_ray(spec, folder, console)
-    except BaseException:
-        # Leave nothing behind where nothing was begun.
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-    return folder
+        written = SweepSpec.from_yaml(path)
+    except ConfigError as error:
+        _log.warning("%s; written anew from the study", error)
+        write_whole(path, spec.to_yaml())
+        return
+    if written != spec:
+        raise RunFolderError(
+            f"{path} was changed since the sweep began; put it back, or start a new sweep with it and "
+            "--warm-start, which learns from this one"
+        )
 
 
 def default_run_folder(spec: SweepSpec) -> Path:
@@ -99,82 +241,79 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
     return min(limits)
 
 
-def _sweep_on_ray(spec: SweepSpec, folder: Path, console: Console) -> None:
-    started_ray = _start_ray()
+def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
+    spec, folder = study.spec, study.folder
+    left = _num_left(study)
+    of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
+    text = f"sweep {spec.name}: {of} trials, {workers} at a time, in {folder}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    search = StudySearch(study, workers, read_warm_start(folder, spec))
+    budget = Budget(study, search)
     try:
-        workers = num_workers(spec, ray.cluster_resources())
-        _write_head(folder, spec)
-        text = f"sweep {spec.name}: {spec.num_trials} trials, {workers} at a time, in {folder}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-        _fit(spec, folder, workers, console)
+        _fit(study, search, budget, console)
+    except Exception as error:
+        # What Tune makes of it does not say what happened.
+        raise study.broken or search.problem or error from None
     finally:
-        if started_ray:
-            ray.shutdown()
+        with suppress(StorageError):
+            search.close()
+    return SweepEnd(folder, _num_left(study), budget.spent if _num_left(study) else "")
 
 
-def _fit(spec: SweepSpec, folder: Path, workers: int, console: Console) -> None:
-    # The console shows what happens; Tune's own tables, tips and lists are switched off.
+def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Console) -> None:
+    spec, folder = study.spec, study.folder
+    # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    searcher = StudySearcher(spec, folder)
-    trainable = tune.with_parameters(train_trial, gan=spec.gan.model_dump())
-    resources = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
+    past = {trial.number: trial.reports for trial in study.trials}
+    trainable = tune.with_parameters(
+        train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
+    )
+    ended = {t.number: t for t in study.trials if t.state not in ("pending", "running")}
+    scores = {n: _score(trial) for n, trial in ended.items()}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+        tune.with_resources(trainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",
-            search_alg=searcher,
-            scheduler=_scheduler(spec),
+            search_alg=search,
+            scheduler=make_scheduler(spec, lambda number: past.get(number, {})),
             num_samples=spec.num_trials,
-            max_concurrent_trials=workers,
             # Without this every trial starts a process and imports torch again.
             reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            callbacks=[SweepProgress(spec, console)],
+            stop=budget,
+            callbacks=[
+                Supervisor(study, search, budget),
+                Curves(study),
+                SweepProgress(spec, console, scores),
+            ],
             verbose=0,
         ),
     )
-    try:
+    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
+    # cause of death is in the ranking.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         tuner.fit()
+
+
+def _score(trial: SweepTrial) -> float | None:
+    is_ranked = trial.state in ("completed", "stopped")
+    return min(trial.reports.values(), default=None) if is_ranked else None
+
+
+@contextmanager
+def _on_ray() -> Iterator[None]:
+    started_ray = _start_ray()
+    try:
+        yield
     finally:
-        searcher.close()
-
-
-class _SparingAsha(ASHAScheduler):
-    """ASHA (Li et al. 2018, https://arxiv.org/abs/1810.05934) that never stops the default.
-
-    Its scores count in the rungs as any other's, but the gain of tuning is only known if it is
-    trained to its end.
-    """
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        action = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial_number(trial) == "0" else action
-
-
-def _scheduler(spec: SweepSpec) -> TrialScheduler:
-    """Return ASHA counting reports, or what stops nothing."""
-    if spec.scheduler.name == "none":
-        return FIFOScheduler()
-    return _SparingAsha(
-        time_attr="training_iteration",
-        # One more than there are, so that a trial ends by itself and not at the scheduler's word.
-        max_t=spec.gan.num_reports + 1,
-        grace_period=spec.grace_period,
-        reduction_factor=spec.scheduler.reduction_factor,
-    )
-
-
-def _trial_name(trial: Trial) -> str:
-    return f"trial_{int(trial_number(trial)):05d}"
+        if started_ray:
+            ray.shutdown()
 
 
 def _start_ray() -> bool:
@@ -221,8 +360,23 @@ def _make_folder(folder: Path) -> None:
 
 def _write_head(folder: Path, spec: SweepSpec) -> None:
     """Write what the sweep is and where it ran, before its first trial."""
-    (folder / "sweep.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-    environment = {
+    write_whole(folder / "sweep.yaml", spec.to_yaml())
+    write_whole(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+
+
+def _note_resumption(folder: Path) -> None:
+    """Add to `environment.json` where the sweep goes on."""
+    path = folder / "environment.json"
+    try:
+        environment = dict(json.loads(path.read_text(encoding="utf-8")))
+        resumed = [*environment.get("resumed", []), _environment()]
+    except (OSError, ValueError, TypeError):
+        environment, resumed = {}, [_environment()]
+    write_whole(path, json.dumps({**environment, "resumed": resumed}, indent=2) + "\n")
+
+
+def _environment() -> dict[str, Any]:
+    return {
         "command": shlex.join(sys.argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -232,8 +386,6 @@ def _write_head(folder: Path, spec: SweepSpec) -> None:
         "packages": {name: version(name) for name in _RECORDED_PACKAGES},
         "git_revision": _git_revision(),
     }
-    text = json.dumps(environment, indent=2)
-    (folder / "environment.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _git_revision() -> str | None:

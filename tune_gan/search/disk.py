@@ -1,0 +1,51 @@
+"""How much disk a sweep takes."""
+
+import os
+from typing import Any
+
+from tune_gan.config import GanConfig
+from tune_gan.errors import ConfigError
+from tune_gan.gan.checkpoint import estimate_bytes
+from tune_gan.search.spec import SweepSpec
+
+# A line of reports and of TensorBoard's events, as written; measured on the presets.
+_BYTES_OF_A_REPORT = 1500
+_BYTES_OF_A_TRIAL = 6000
+
+
+def describe_disk(spec: SweepSpec) -> str:
+    """Say how much disk a sweep takes at the most: checkpoints of its largest networks, and reports."""
+    checkpoint = estimate_bytes(_largest(spec))
+    workers = max(1, (os.cpu_count() or 1) // spec.resources.cpus)
+    running = min(spec.resources.max_concurrent_trials or workers, spec.num_trials)
+    kept = min(spec.keep_checkpoints, spec.num_trials)
+    reports = spec.num_trials * (_BYTES_OF_A_TRIAL + spec.gan.num_reports * _BYTES_OF_A_REPORT)
+    # Of each running trial the next checkpoint is written beside the last.
+    total = (kept + 2 * running) * checkpoint + reports
+    return (
+        f"disk: at most {_in_words(total)} here: {kept} kept checkpoints and those of {running} "
+        f"running trials of up to {_in_words(checkpoint)}, and {_in_words(reports)} of reports"
+    )
+
+
+def _largest(spec: SweepSpec) -> GanConfig:
+    """Return the configuration with the largest checkpoint, looking at one field after the other."""
+    values: dict[str, Any] = spec.gan.model_dump()
+    for field, distribution in spec.space.items():
+        sizes = {}
+        for value in distribution.extremes():
+            try:
+                sizes[value] = estimate_bytes(GanConfig.parse({**values, field: value}))
+            except ConfigError:
+                continue
+        if sizes:
+            values[field] = max(sizes, key=lambda value: sizes[value])
+    return GanConfig.parse(values)
+
+
+def _in_words(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

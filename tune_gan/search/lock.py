@@ -1,0 +1,73 @@
+"""The lock of a run folder: one sweep at a time."""
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tune_gan.errors import RunFolderError, StorageError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; the lock goes with the process, also when that is killed.
+
+    Raises:
+        RunFolderError: if another process holds it, with its host, number and start.
+        StorageError: if the folder cannot be written.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(
+            f"{folder} is in use by {_holder(path)}; wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+    try:
+        holder = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "user": getpass.getuser(),
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        # What is told of the holder is a courtesy; the lock itself holds without.
+        with suppress(OSError):
+            path.write_text(json.dumps(holder), encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def require_free(folder: Path) -> None:
+    """See that nobody holds a run folder.
+
+    Raises:
+        RunFolderError: if another process does, or there is no such folder.
+        StorageError: if the folder cannot be written.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is no run folder: it is not there")
+    with locked(folder):
+        pass
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            f"process {int(holder['process'])} of {str(holder['user'])!r} on "
+            f"{str(holder['host'])!r} since {str(holder['since'])[:25]}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

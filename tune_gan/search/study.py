@@ -1,0 +1,341 @@
+"""The trials of a run: an Optuna study in its folder, and the list that readers take from it.
+
+The study is what a resumed sweep goes on from. Each trial is written into it before it starts, by its
+number, which is also that of its folder and of Ray Tune's trial; and again when it ends. The list,
+``trials.jsonl``, says the same in lines that need no Optuna. Either is rebuilt from the other.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tune_gan.errors import RunFolderError, StorageError
+from tune_gan.files import append_line, write_whole
+from tune_gan.results.load import TRIALS_FILE, ListedTrial, objective_of, read_trials
+from tune_gan.results.load import TrialState as State
+from tune_gan.search.spec import SweepSpec
+
+STORAGE_FILE = "optuna_journal.log"
+METRIC = "best_fid_proxy"
+_SPEC = "spec"
+_OTHER_VALUES = "other_values"
+# Why a trial was stopped that had not come to its own end.
+BY_SCHEDULER = "scheduler"
+
+_StoredStudy = tuple[JournalStorage, optuna.Study]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepTrial:
+    """A trial of a sweep.
+
+    Attributes:
+        number: From 0, which is the default configuration.
+        values: Its searched fields.
+        state: As `tune_gan.results.load.TrialState` has it.
+        cause: Why it ended so.
+        reports: `best_fid_proxy` by the number of the report, from 1.
+    """
+
+    number: int
+    values: dict[str, Any]
+    state: str
+    cause: str = ""
+    reports: dict[int, float] = field(default_factory=dict)
+
+
+class SweepStudy:
+    """The study of a run folder, which the caller has locked.
+
+    Args:
+        folder: The run folder.
+        spec: The sweep; by default what the study was created with.
+
+    Raises:
+        RunFolderError: if the study and the list of trials are both missing or damaged.
+        StorageError: if they cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, spec: SweepSpec | None = None) -> None:
+        self.folder = folder
+        self.broken: StorageError | None = None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._storage, self._study = _open(folder) if spec is None else _create(folder, spec)
+        self.spec = SweepSpec.parse(json.loads(self._study.user_attrs[_SPEC]))
+        self._distributions = {name: d.to_optuna() for name, d in self.spec.space.items()}
+
+    def change_spec(self, spec: SweepSpec) -> None:
+        """Go on with another number of trials or another budget."""
+        with self._writing():
+            self._study.set_user_attr(_SPEC, json.dumps(spec.model_dump(mode="json")))
+        self.spec = spec
+
+    @property
+    def frozen_trials(self) -> list[FrozenTrial]:
+        """The trials as Optuna has them."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def trials(self) -> list[SweepTrial]:
+        """All trials, by their number."""
+        return [_from_frozen(trial) for trial in self.frozen_trials]
+
+    def add(self, values: Mapping[str, Any]) -> SweepTrial:
+        """Write down a new trial that is about to start.
+
+        Args:
+            values: Its searched fields. What its distribution cannot draw, such as a default outside
+                of the space, is kept beside the parameters.
+        """
+        space = self.spec.space
+        inside = {name: v for name, v in values.items() if name in space and space[name].contains(v)}
+        others = {name: v for name, v in values.items() if name not in inside}
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=inside,
+            distributions={name: self._distributions[name] for name in inside},
+            user_attrs={_OTHER_VALUES: others} if others else {},
+        )
+        with self._writing():
+            self._study.add_trial(trial)
+        added = self.trials[-1]
+        self._list(added.number, "running", "", added.values)
+        return added
+
+    def start(self, number: int) -> None:
+        """Write down that a pending trial goes on."""
+        with self._writing():
+            self._set_state(number, TrialState.RUNNING)
+        self._list(number, "running", "")
+
+    def requeue(self, number: int) -> None:
+        """Write down that a trial was interrupted and is to go on later."""
+        with self._writing():
+            self._set_state(number, TrialState.WAITING)
+        self._list(number, "pending", "interrupted")
+
+    def report(self, number: int, evaluation: int, score: float) -> None:
+        """Write down the best score of a trial at a report."""
+        with self._writing():
+            if evaluation not in self.frozen_trials[number].intermediate_values:
+                self._storage.set_trial_intermediate_value(self._id(number), evaluation, score)
+
+    def note(self, number: int, cause: str) -> None:
+        """Write down what befell a trial that goes on."""
+        self._list(number, "running", cause)
+
+    def end(self, number: int, state: str, cause: str, objectives: list[float]) -> None:
+        """Write down how a trial ended.
+
+        Args:
+            number: The trial.
+            state: A trial that came to its own end, at its last iteration, past its best or at its
+                time limit, is told to Optuna as complete; one that the scheduler stopped as pruned;
+                one that diverged, collapsed or failed as failed.
+            cause: Why.
+            objectives: The values of the search's objectives, where it has come to its own end.
+        """
+        with self._writing():
+            if not self.frozen_trials[number].state.is_finished():
+                self._storage.set_trial_user_attr(self._id(number), "state", state)
+                self._storage.set_trial_user_attr(self._id(number), "cause", cause)
+                self._tell(number, _told(state, cause), objectives)
+        self._list(number, state, cause)
+
+    def settle(self) -> None:
+        """Bring a study that was left behind into order: no trial runs, and the list says the same."""
+        for trial in self.frozen_trials:
+            if trial.state == TrialState.RUNNING:
+                with self._writing():
+                    self._set_state(trial.number, TrialState.WAITING)
+        lines = [_line(t.number, t.state, t.cause, t.values) for t in self.trials]
+        with self._writing():
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_whole(self.folder / TRIALS_FILE, text)
+
+    def _tell(self, number: int, told: TrialState, objectives: list[float]) -> None:
+        values = objectives if told == TrialState.COMPLETE else None
+        self._study.tell(number, values, state=told)
+
+    def _set_state(self, number: int, state: TrialState) -> None:
+        self._storage.set_trial_state_values(self._id(number), state)
+
+    def _id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def _list(
+        self, number: int, state: str, cause: str, values: Mapping[str, Any] | None = None
+    ) -> None:
+        with self._writing():
+            append_line(self.folder / TRIALS_FILE, _line(number, state, cause, values))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write nothing more once something could not be written: half a line may be there."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            yield
+        except OSError as error:
+            path = self.folder / STORAGE_FILE
+            self.broken = StorageError(f"{path} cannot be written ({error.strerror or error})")
+            raise self.broken from None
+        except StorageError as error:
+            self.broken = error
+            raise
+
+
+def _create(folder: Path, spec: SweepSpec) -> _StoredStudy:
+    try:
+        storage = JournalStorage(JournalFileBackend(str(folder / STORAGE_FILE)))
+        study = optuna.create_study(
+            study_name=folder.name, storage=storage, directions=spec.search.directions
+        )
+        study.set_user_attr(_SPEC, json.dumps(spec.model_dump(mode="json")))
+    except OSError as error:
+        path = folder / STORAGE_FILE
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+    return storage, study
+
+
+def _open(folder: Path) -> _StoredStudy:
+    path = folder / STORAGE_FILE
+    try:
+        _cut_back(path)
+        return _load(path)
+    except FileNotFoundError:
+        problem = "is missing"
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
+    # What a damaged line makes Optuna raise is not to be foreseen.
+    except Exception as error:
+        problem = f"is damaged ({' '.join(str(error).split())[:100] or type(error).__name__})"
+    return _rebuild(folder, problem)
+
+
+def _load(path: Path) -> _StoredStudy:
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    (summary,) = storage.get_all_studies()
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    SweepSpec.parse(json.loads(study.user_attrs[_SPEC]))
+    trials = study.get_trials(deepcopy=False)
+    if [trial.number for trial in trials] != list(range(len(trials))):
+        raise ValueError("trials are missing in it")
+    return storage, study
+
+
+def _cut_back(path: Path) -> None:
+    """Cut a journal back to its last whole line.
+
+    Optuna itself would write on behind half a line, and be unable to read it ever after.
+    """
+    # Left behind by a process that was killed; the run folder's own lock is ours.
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    content = path.read_bytes()
+    kept = content[: content.rfind(b"\n") + 1]
+    lines = kept.splitlines(keepends=True)
+    while lines and not _is_json(lines[-1]):
+        lines.pop()
+    if len(whole := b"".join(lines)) < len(content):
+        _log.warning("%s: cut back by %d bytes to its last whole line", path, len(content) - len(whole))
+        write_whole(path, whole)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _rebuild(folder: Path, problem: str) -> _StoredStudy:
+    """Make the study anew from `sweep.yaml` and the list of trials."""
+    path = folder / STORAGE_FILE
+    listed = {t.number: t for t in read_trials(folder)} if (folder / TRIALS_FILE).is_file() else {}
+    if not listed:
+        raise RunFolderError(
+            f"{path} {problem}, and {TRIALS_FILE} holds no trials to make it anew from; "
+            "start a new sweep"
+        )
+    spec = SweepSpec.from_yaml(folder / "sweep.yaml")
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.damaged"))
+    _log.warning("%s %s: made anew from %s, %d trials", path, problem, TRIALS_FILE, len(listed))
+    storage, study = _create(folder, spec)
+    distributions = {name: d.to_optuna() for name, d in spec.space.items()}
+    for number in range(max(listed) + 1):
+        lost = ListedTrial(number, State.FAILED, "lost with the study", {})
+        study.add_trial(_to_frozen(listed.get(number, lost), spec, distributions))
+    return storage, study
+
+
+def _to_frozen(
+    trial: ListedTrial, spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
+) -> FrozenTrial:
+    space = spec.space
+    inside = {n: v for n, v in trial.values.items() if n in space and space[n].contains(v)}
+    others = {name: v for name, v in trial.values.items() if name not in inside}
+    scores = {r["evaluation"]: float(r[METRIC]) for r in trial.reports if "evaluation" in r}
+    state = _told(trial.state.value, trial.cause)
+    if trial.state in (State.RUNNING, State.PENDING):
+        state = TrialState.WAITING
+    elif not scores:
+        state = TrialState.FAIL
+    values = None
+    if state == TrialState.COMPLETE:
+        values = objectives(spec, trial.reports)
+    attributes = {"state": trial.state.value, "cause": trial.cause} if state.is_finished() else {}
+    return create_trial(
+        state=state,
+        values=values,
+        params=inside,
+        distributions={name: distributions[name] for name in inside},
+        user_attrs={**attributes, **({_OTHER_VALUES: others} if others else {})},
+        intermediate_values=scores,
+    )
+
+
+def _told(state: str, cause: str) -> TrialState:
+    if state == "completed" or (state == "stopped" and cause != BY_SCHEDULER):
+        return TrialState.COMPLETE
+    return TrialState.PRUNED if state == "stopped" else TrialState.FAIL
+
+
+def objectives(spec: SweepSpec, reports: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the values of a sweep's objectives of a trial with these reports."""
+    best = min(float(report["fid_proxy"]) for report in reports)
+    others = [objective_of(reports, name) or 0.0 for name in spec.search.objectives[1:]]
+    return [best, *others]
+
+
+def _from_frozen(trial: FrozenTrial) -> SweepTrial:
+    others = trial.user_attrs.get(_OTHER_VALUES, {})
+    if trial.state.is_finished():
+        state, cause = str(trial.user_attrs["state"]), str(trial.user_attrs["cause"])
+    elif trial.state == TrialState.WAITING:
+        state, cause = "pending", "interrupted"
+    else:
+        state, cause = "running", ""
+    values = {**trial.params, **others}
+    return SweepTrial(trial.number, values, state, cause, dict(trial.intermediate_values))
+
+
+def _line(number: int, state: str, cause: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
+    line: dict[str, Any] = {"trial": number, "state": state, "cause": cause}
+    if values is not None:
+        line["config"] = dict(values)
+    return line

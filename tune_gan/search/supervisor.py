@@ -1,0 +1,192 @@
+"""What watches over a running sweep: its budget, hung trials, failures, the disk."""
+
+import shutil
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from torch.utils.tensorboard import SummaryWriter
+
+from tune_gan.gan.album import write_hyperparameters
+from tune_gan.results.load import REPORTS_FILE, TrialState, read_reports, trial_config, trial_folder
+from tune_gan.search.searcher import StudySearch
+from tune_gan.search.study import SweepStudy
+from tune_gan.search.trainable import CHECKPOINT
+
+_RANKED = (TrialState.COMPLETED.value, TrialState.STOPPED.value)
+
+
+class Budget(tune.Stopper):
+    """Ends a sweep whose time or iterations are spent: each trial stops at its next report.
+
+    Args:
+        study: The study.
+        search: What gives out trials, and gives out no more once the budget is spent.
+    """
+
+    def __init__(self, study: SweepStudy, search: StudySearch) -> None:
+        self._search, self._budget = search, study.spec.budget
+        self._started = time.monotonic()
+        self._iterations = {
+            trial.number: reports[-1]["iteration"]
+            for trial in study.trials
+            if (reports := read_reports(trial_folder(study.folder, trial.number) / REPORTS_FILE))
+        }
+        self.spent = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Take in a report; return whether its trial stops."""
+        if "iteration" in result:
+            self._iterations[int(trial_id)] = result["iteration"]
+        self.check()
+        return self._search.is_over
+
+    def check(self) -> None:
+        """See whether the budget is spent."""
+        total = sum(self._iterations.values())
+        if self._budget.time is not None and time.monotonic() - self._started >= self._budget.time:
+            self.spent = f"its time of {self._budget.time:g} s is over"
+        if self._budget.iterations is not None and total >= self._budget.iterations:
+            self.spent = f"its {self._budget.iterations:,} iterations are spent"
+        self._search.is_over = bool(self.spent)
+
+    def stop_all(self) -> bool:
+        """Stop no trial before its next report."""
+        return False
+
+
+class Supervisor(tune.Callback):
+    """Notes failures, kills what hangs, keeps the best checkpoints, and ends a sweep that cannot write.
+
+    Args:
+        study: The study.
+        search: What gives out trials.
+        budget: The sweep's budget.
+    """
+
+    def __init__(self, study: SweepStudy, search: StudySearch, budget: Budget) -> None:
+        self._study, self._search, self._budget = study, search, budget
+        self._heard: dict[str, float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Begin to wait for a trial's first report."""
+        self._heard[trial.trial_id] = time.monotonic()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Begin to wait for a trial's next report."""
+        self._heard[trial.trial_id] = time.monotonic()
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Note why a trial starts again."""
+        cause = getattr(trial, "cause", "")
+        self._heard.pop(trial.trial_id, None)
+        self._study.note(int(trial.trial_id), f"started again: {cause}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Make room, and stop waiting."""
+        self._heard.pop(trial.trial_id, None)
+        self._keep_best_checkpoints()
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Make room, and stop waiting."""
+        self._heard.pop(trial.trial_id, None)
+        self._keep_best_checkpoints()
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """End what cannot go on, look at the clock, and kill what hangs."""
+        if self._study.broken is not None:
+            raise self._study.broken
+        self._budget.check()
+        limit, now = self._study.spec.failures.report_timeout, time.monotonic()
+        for trial in self._search.live_trials():
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and now - self._heard.get(trial.trial_id, now) > limit:
+                self._heard.pop(trial.trial_id)
+                trial.hung_s = limit
+                ray.kill(actor)
+
+    def _keep_best_checkpoints(self) -> None:
+        """Remove the checkpoints of trials that have ended and are not among the best of the run."""
+        scores = {}
+        for trial in self._study.trials:
+            if trial.state in _RANKED:
+                scores[trial.number] = min(trial.reports.values(), default=float("inf"))
+            elif trial.state not in ("running", "pending"):
+                scores[trial.number] = float("inf")
+        for number in sorted(scores, key=lambda n: (scores[n], n))[self._study.spec.keep_checkpoints :]:
+            shutil.rmtree(trial_folder(self._study.folder, number) / CHECKPOINT, ignore_errors=True)
+
+
+class Curves(tune.Callback):
+    """Writes TensorBoard's scalars of each trial, and its line of HPARAMS, into the trial's folder.
+
+    Args:
+        study: The study.
+    """
+
+    def __init__(self, study: SweepStudy) -> None:
+        self._study = study
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Write a report's numbers."""
+        folder = trial_folder(self._study.folder, int(trial.trial_id))
+        # Curves are worth no trial: a disk that is full stops the sweep elsewhere.
+        with suppress(OSError):
+            if trial.trial_id not in self._writers:
+                self._writers[trial.trial_id] = SummaryWriter(str(folder))
+            writer = self._writers[trial.trial_id]
+            for name, value in result.items():
+                if isinstance(value, float) and name in _REPORTED:
+                    writer.add_scalar(name, value, result["iteration"])
+            writer.flush()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Close a trial's file, and write its hyperparameters."""
+        number, result = int(trial.trial_id), trial.last_result or {}
+        with suppress(OSError):
+            if trial.trial_id in self._writers:
+                self._writers.pop(trial.trial_id).close()
+                config = trial_config(self._study.folder, dict(trial.config))
+                scores = float(result["best_fid_proxy"]), float(result["fid_proxy"])
+                write_hyperparameters(trial_folder(self._study.folder, number), config, *scores)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Close a trial's file."""
+        with suppress(OSError):
+            if trial.trial_id in self._writers:
+                self._writers.pop(trial.trial_id).close()
+
+
+_REPORTED = (
+    "gen_loss",
+    "disc_loss",
+    "disc_real",
+    "disc_fake",
+    "fid_proxy",
+    "best_fid_proxy",
+    "coverage",
+    "spread",
+    "radial_error",
+    "sector_coverage",
+    "samples_per_s",
+)
