@@ -1,20 +1,19 @@
 """Train one configuration into a folder of its own: what ``tune-gan train`` runs."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError, StorageError, TuneGanError
-from tune_gan.files import append_line, read_lines, write_whole
+from tune_gan.files import append_line, write_whole
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
 from tune_gan.gan.models import choose_device
+from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.gan.training import (
     Report,
@@ -203,21 +202,3 @@ def _forget_later_reports(folder: Path) -> int:
     iteration = read_progress(checkpoint).iteration if has_checkpoint else 0
     keep_reports_until(folder / "metrics.jsonl", iteration)
     return iteration
-
-
-def keep_reports_until(path: Path, iteration: int) -> list[dict[str, Any]]:
-    """Cut a file of reports back to those up to an iteration, and return them.
-
-    Raises:
-        StorageError: if it cannot be read or written.
-    """
-    reports, damaged = read_lines(path)
-    kept = [report for report in reports if report.get("iteration", math.inf) <= iteration]
-    if damaged or len(kept) < len(reports):
-        write_whole(path, "".join(json.dumps(report) + "\n" for report in kept))
-    return kept
-
-
-def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return a report as JSON takes it, which has no word for NaN: a loss that is none is null."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

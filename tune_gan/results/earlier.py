@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_gan.errors import RunFolderError
-from tune_gan.results.load import (
+from tune_gan.results.trials import (
     REPORTS_FILE,
     ListedTrial,
     TrialState,

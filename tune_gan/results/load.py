@@ -1,22 +1,21 @@
-"""Read a run folder into one table, a row a trial, also while the sweep runs."""
+"""Load a run folder as one table, a row a trial."""
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tune_gan.config import GanConfig
-from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.files import read_lines
-from tune_gan.settings import read_yaml
+from tune_gan.errors import RunFolderError
+from tune_gan.results.trials import (
+    TRIALS_FILE,
+    ListedTrial,
+    objective_of,
+    read_sweep,
+    read_trials,
+    second_objective,
+)
 
-TRIALS_FILE = "trials.jsonl"
-REPORTS_FILE = "result.json"
 COLUMNS = [
     "trial",
     "state",
@@ -26,41 +25,8 @@ COLUMNS = [
     "fid_proxy",
     "iteration",
 ]
-# What a second objective may be, and whether more of it is better.
-SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
 
 _log = logging.getLogger(__name__)
-
-
-class TrialState(StrEnum):
-    """How a trial stands or ended."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-    DIVERGED = "diverged"
-    COLLAPSED = "collapsed"
-    FAILED = "failed"
-    RUNNING = "running"
-    PENDING = "pending"
-
-
-@dataclass(frozen=True)
-class ListedTrial:
-    """A trial of a run folder.
-
-    Attributes:
-        number: From 0, which is the default configuration.
-        state: How it stands or ended.
-        cause: Why.
-        values: Its searched fields.
-        reports: Its whole reports, each with an iteration and a score, by iteration.
-    """
-
-    number: int
-    state: TrialState
-    cause: str
-    values: dict[str, Any]
-    reports: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_results(run: str | Path) -> pd.DataFrame:
@@ -94,104 +60,6 @@ def load_results(run: str | Path) -> pd.DataFrame:
     return table.astype(whole_numbers).sort_values("trial", ignore_index=True)
 
 
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """Return the resolved spec of a run, as `sweep.yaml` holds it.
-
-    Raises:
-        RunFolderError: if there is none, or it is damaged.
-    """
-    path = folder / "sweep.yaml"
-    if not path.is_file():
-        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
-    try:
-        spec = read_yaml(path)
-        gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
-        if not (isinstance(gan, dict) and isinstance(space, dict)):
-            raise ConfigError("it describes no sweep")
-        GanConfig.parse(gan)
-    except ConfigError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise RunFolderError(f"{path} is damaged: {reason}") from None
-    return spec  # type: ignore[no-any-return]
-
-
-def second_objective(spec: Mapping[str, Any]) -> str | None:
-    """Return the objective beside `fid_proxy` of a sweep, as `read_sweep` returns it, if it has one."""
-    search = spec.get("search")
-    names = search.get("objectives") if isinstance(search, Mapping) else None
-    known = [name for name in names or [] if name in SECOND_OBJECTIVES]
-    return known[0] if known else None
-
-
-def trial_config(folder: Path, values: dict[str, Any]) -> GanConfig:
-    """Return the configuration of a trial: the sweep's own with the trial's searched fields."""
-    return GanConfig.parse({**read_sweep(folder)["gan"], **values})
-
-
-def trial_folder(folder: Path, trial: int) -> Path:
-    """Return the folder of a trial by its number."""
-    return folder / f"trial_{trial:05d}"
-
-
-def read_trials(folder: Path) -> list[ListedTrial]:
-    """Return the trials of a run by number, as its list of trials and their own reports say.
-
-    Raises:
-        RunFolderError: if the folder is no run folder or its list of trials is damaged.
-    """
-    path = folder / TRIALS_FILE
-    if not path.is_file():
-        # Not at the top: only folders of version 0.1.0 need it.
-        from tune_gan.results.earlier import read_trials_of_tune
-
-        return read_trials_of_tune(folder)
-    lines, damaged = read_lines(path)
-    if damaged:
-        _log.warning("%s: %d damaged lines left out", path, damaged)
-    listed: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        if isinstance(line.get("trial"), int) and line.get("state") in list(TrialState):
-            listed.setdefault(line["trial"], {}).update(line)
-    if damaged and not listed:
-        raise RunFolderError(f"{path} is damaged: it lists no trial; `tune-gan resume` makes it anew")
-    return [_listed_trial(folder, number, line) for number, line in sorted(listed.items())]
-
-
-def read_reports(path: Path) -> list[dict[str, Any]]:
-    """Return the whole reports of a trial by iteration; one that has no score is left out."""
-    lines, damaged = read_lines(path)
-    if damaged:
-        _log.warning("%s: %d damaged lines left out", path, damaged)
-    reports = {}
-    for report in lines:
-        score = report.get("fid_proxy")
-        is_whole = isinstance(report.get("iteration"), int) and isinstance(score, int | float)
-        if is_whole and math.isfinite(report["fid_proxy"]):
-            reports[report["iteration"]] = report
-    return [reports[iteration] for iteration in sorted(reports)]
-
-
-def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Return a trial's second objective, as far as it has come.
-
-    Args:
-        reports: Its reports, by iteration.
-        name: ``train_time_s``, seconds of training; or ``samples_per_s``, real samples a second of
-            training, over the whole trial.
-    """
-    timed = [r for r in reports if isinstance(r.get("train_time_s"), int | float)]
-    if not timed or not timed[-1]["train_time_s"]:
-        return None
-    total = float(timed[-1]["train_time_s"])
-    if name == "train_time_s":
-        return total
-    samples, before = 0.0, 0.0
-    for report in timed:
-        samples += report.get("samples_per_s", 0.0) * (report["train_time_s"] - before)
-        before = report["train_time_s"]
-    return samples / total
-
-
 def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
     try:
         return read_sweep(folder)
@@ -200,20 +68,6 @@ def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
             raise
         _log.warning("%s", error)
         return None
-
-
-def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedTrial:
-    own_folder = trial_folder(folder, number)
-    state, cause = TrialState(line["state"]), str(line.get("cause") or "")
-    values = line.get("config")
-    reports = read_reports(own_folder / REPORTS_FILE)
-    if not own_folder.is_dir() and state != TrialState.PENDING:
-        _log.warning("%s is missing", own_folder)
-        cause = f"{cause}; its folder is missing".removeprefix("; ")
-    if state in (TrialState.RUNNING, TrialState.PENDING):
-        stand = f"unfinished at iteration {reports[-1]['iteration']}" if reports else "no report yet"
-        cause = f"{stand}; {cause}" if cause else stand
-    return ListedTrial(number, state, cause, values if isinstance(values, dict) else {}, reports)
 
 
 def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:

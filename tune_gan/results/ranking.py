@@ -6,12 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from tune_gan.errors import SweepFailedError
-from tune_gan.results.load import COLUMNS, TrialState, load_results, trial_folder
+from tune_gan.results.confirmed import load_confirmation
+from tune_gan.results.load import COLUMNS, load_results
+from tune_gan.results.trials import SECOND_OBJECTIVES, TrialState, trial_folder
 
 _ORDER_OF_STATES = [
     [TrialState.COMPLETED, TrialState.STOPPED],
     [TrialState.RUNNING],
     [TrialState.PENDING],
+    [TrialState.COLLAPSED],
     [TrialState.DIVERGED],
     [TrialState.FAILED],
 ]
@@ -38,8 +41,9 @@ class Gain:
 def rank(trials: pd.DataFrame) -> pd.DataFrame:
     """Order trials by `best_fid_proxy`, lowest first, and number them in a new column ``rank``.
 
-    Completed and stopped trials are ranked. Unfinished, diverged and failed ones follow without a rank,
-    in this order, each group by score and then by number.
+    Completed and stopped trials are ranked. Unfinished, collapsed, diverged and failed ones follow
+    without a rank, in this order, each group by score and then by number. Where the sweep has a second
+    objective, a column ``pareto`` says which completed trials no other is better than in both.
 
     Args:
         trials: What `tune_gan.load_results` returns.
@@ -52,7 +56,31 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
     )
     ranked = ordered["state"].isin(_ORDER_OF_STATES[0]) & ordered["best_fid_proxy"].notna()
     ordered.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
+    for name, more_is_better in SECOND_OBJECTIVES.items():
+        if name in ordered.columns:
+            after = list(ordered.columns).index(name) + 1
+            ordered.insert(after, "pareto", _on_front(ordered, name, more_is_better))
     return ordered
+
+
+def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[bool]:
+    """Return for each trial whether it is completed and on the Pareto front of both objectives.
+
+    Stopped trials are left out: their training was shorter, and so was their time.
+    """
+    completed = ranked["state"] == TrialState.COMPLETED
+    sign = -1.0 if more_is_better else 1.0
+    points = list(zip(ranked["best_fid_proxy"], sign * ranked[second], completed, strict=True))
+    return [
+        bool(
+            done
+            and not any(
+                other_done and o1 <= p1 and o2 <= p2 and (o1, o2) != (p1, p2)
+                for o1, o2, other_done in points
+            )
+        )
+        for p1, p2, done in points
+    ]
 
 
 def best_trial(ranked: pd.DataFrame) -> pd.Series:
@@ -72,14 +100,50 @@ def best_trial(ranked: pd.DataFrame) -> pd.Series:
     return ranked.iloc[0]
 
 
-def best_trial_folder(run: Path) -> Path:
-    """Return the folder of a sweep's best trial.
+@dataclass(frozen=True)
+class Choice:
+    """The best configuration of a run.
+
+    Attributes:
+        trial: Its trial in the run.
+        rule: What chose it, in words.
+    """
+
+    trial: int
+    rule: str
+
+
+def choose(run: Path) -> Choice:
+    """Return the best configuration of a run: by the seeds of its confirmation where that is complete.
 
     Raises:
         RunFolderError: if the folder is no run folder.
         SweepFailedError: if no trial is ranked.
     """
-    return trial_folder(run, int(best_trial(rank(load_results(run)))["trial"]))
+    confirmed = load_confirmation(run)
+    if confirmed is not None and not confirmed.num_left and confirmed.table["seeds"].iloc[0]:
+        first = confirmed.table.iloc[0]
+        return Choice(
+            int(first["trial"]),
+            f"by the mean of {first['seeds']} seeds, {first['mean']:.6g} "
+            f"({first['low']:.4g} to {first['high']:.4g}), best with probability {first['p_best']:.2f}",
+        )
+    best = best_trial(rank(load_results(run)))
+    return Choice(
+        int(best["trial"]),
+        f"by its best fid_proxy, {best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}, "
+        "of one seed",
+    )
+
+
+def best_trial_folder(run: Path) -> Path:
+    """Return the folder of a sweep's best trial, as `choose` finds it.
+
+    Raises:
+        RunFolderError: if the folder is no run folder.
+        SweepFailedError: if no trial is ranked.
+    """
+    return trial_folder(run, choose(run).trial)
 
 
 def gain_over_default(ranked: pd.DataFrame) -> Gain | None:
@@ -92,4 +156,5 @@ def gain_over_default(ranked: pd.DataFrame) -> Gain | None:
 
 def searched_fields(trials: pd.DataFrame) -> list[str]:
     """Return the columns that are searched fields."""
-    return [column for column in trials.columns if column not in ("rank", *COLUMNS)]
+    others = ("rank", "pareto", *COLUMNS, *SECOND_OBJECTIVES)
+    return [column for column in trials.columns if column not in others]

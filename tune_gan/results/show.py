@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_gan.results.load import TrialState, load_results, trial_config
-from tune_gan.results.ranking import best_trial, gain_over_default, rank, searched_fields
+from tune_gan.results.confirmed import Confirmed, not_separable
+from tune_gan.results.ranking import best_trial, choose, gain_over_default, searched_fields
+from tune_gan.results.trials import SECOND_OBJECTIVES, read_trials, trial_config
 
 _WIDTH_OF_A_FILE = 240
 _WIDTH_OF_A_CAUSE = 24
@@ -30,15 +31,16 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nstate", no_wrap=True)
     headings = ("best\nfid_proxy", "at\niteration", "last\nfid_proxy", "\niteration")
-    for heading in (*headings, *(f"\n{field}" for field in fields)):
+    second = [name for name in (*SECOND_OBJECTIVES, "pareto") if name in ranked.columns]
+    for heading in (*headings, *(f"\n{field}" for field in (*second, *fields))):
         # Where the terminal is too narrow a number goes on in the next line; none is cut.
         table.add_column(heading, justify="right", overflow="fold")
     # That a stopped trial was stopped by the scheduler needs no column.
-    causes = ranked["cause"].where(ranked["state"] != TrialState.STOPPED, "")
+    causes = ranked["cause"].where(ranked["cause"] != "scheduler", "")
     if causes.any():
         table.add_column("\ncause", overflow="fold", min_width=_WIDTH_OF_A_CAUSE)
     columns = ["rank", "trial", "state", "best_fid_proxy", "best_iteration", "fid_proxy"]
-    shown = ranked.assign(cause=causes)[[*columns, "iteration", *fields, "cause"]]
+    shown = ranked.assign(cause=causes)[[*columns, "iteration", *second, *fields, "cause"]]
     for _, row in shown.head(top or len(shown)).iterrows():
         cells = [Text(_cell(cell)) for cell in row]
         table.add_row(*cells[: len(table.columns)])
@@ -50,7 +52,8 @@ def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
 
     Returns:
         For each trial ``rank, trial, state, cause, best_fid_proxy, best_iteration, fid_proxy,
-        iteration`` and its searched fields under ``config``.
+        iteration``, where the sweep has a second objective that and ``pareto``, and its searched
+        fields under ``config``.
     """
     fields = searched_fields(ranked)
     records = []
@@ -67,13 +70,9 @@ def best_yaml(run: Path) -> str:
         RunFolderError: if the folder is no run folder.
         SweepFailedError: if no trial is ranked.
     """
-    ranked = rank(load_results(run))
-    best = best_trial(ranked)
-    values = {field: _json(best[field]) for field in searched_fields(ranked)}
-    heading = (
-        f"# trial {best['trial']} of {run.absolute().name!r}: best fid_proxy "
-        f"{best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}\n"
-    )
+    choice = choose(run)
+    values = next(trial.values for trial in read_trials(run) if trial.number == choice.trial)
+    heading = f"# trial {choice.trial} of {run.absolute().name!r}, chosen {choice.rule}\n"
     return heading + trial_config(run, values).to_yaml()
 
 
@@ -102,7 +101,7 @@ def print_ranking(ranked: pd.DataFrame, as_json: bool, top: int | None = None) -
     if as_json:
         print(json.dumps(ranking_records(ranked), indent=2))
     elif ranked.empty:
-        _table_console().print("no trial has been written down yet; Ray does so every 10 seconds")
+        _table_console().print("no trial has been written down yet")
     else:
         _table_console().print(ranking_table(ranked, top))
 
@@ -120,6 +119,48 @@ def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
     console.print(f"samples of the best: {folder / 'best_samples.png'}")
     console.print(f"train with it:       tune-gan train --config {config}")
     console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")
+
+
+def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
+    """Print a confirmation on the standard output: a table and what it says, or JSON."""
+    table = confirmed.table
+    if as_json:
+        records = [{k: _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+        floor = None if confirmed.floor is None else vars(confirmed.floor)
+        values = {"configurations": records, "real_samples": floor, "left": confirmed.num_left}
+        print(json.dumps(values, indent=2))
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    headings = ("rank", "trial", "seeds", "lost", "mean", "low", "high", "p_best", "p_first")
+    for heading in headings:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for _, row in table.iterrows():
+        shown.add_row(*(Text(_cell(row[heading])) for heading in headings))
+    console = _table_console()
+    console.print(shown)
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    out.print(
+        "\nlow and high: 95 % interval of the mean over seeds (Student's t); p_best: probability of "
+        "the lowest mean; p_first: p of the difference to the first (Welch)"
+    )
+    if confirmed.floor is not None:
+        scores = ", ".join(f"{score:.3g}" for score in confirmed.floor.scores)
+        out.print(f"real training samples, {confirmed.floor.num_samples:,} at a time, score {scores}")
+    if confirmed.num_left:
+        out.print(f"{confirmed.num_left} trainings are left")
+        return
+    others = ", ".join(map(str, not_separable(confirmed)))
+    first = table["trial"].iloc[0]
+    if others:
+        out.print(f"not separable from the first, trial {first}, at the 5 % level: {others}")
+    else:
+        out.print(f"all others are separable from the first, trial {first}, at the 5 % level")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return value
+    return _json(value)
 
 
 def _table_console() -> Console:

@@ -1,7 +1,9 @@
 """What a sweep leaves behind and says at its end."""
 
+from contextlib import suppress
 from pathlib import Path
 
+from tune_gan.errors import CheckpointError
 from tune_gan.files import write_whole
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.results.load import load_results
@@ -26,7 +28,20 @@ def conclude(folder: Path, as_json: bool) -> None:
     unfinished = ranked["state"].isin(["running", "pending"]).any()
     if ranked["rank"].isna().all() and (unfinished or ranked.empty):
         return
-    write_whole(folder / "best.yaml", best_yaml(folder))
-    save_best_samples(best_trial_folder(folder), folder / "best_samples.png")
+    write_best(folder)
     if not as_json:
         print_next_steps(folder, ranked)
+
+
+def write_best(folder: Path) -> None:
+    """Write ``best.yaml`` and ``best_samples.png`` of a run's best configuration.
+
+    Its samples are missing where its checkpoint was not kept.
+
+    Raises:
+        SweepFailedError: if no trial is ranked.
+        StorageError: if a file cannot be written.
+    """
+    write_whole(folder / "best.yaml", best_yaml(folder))
+    with suppress(CheckpointError):
+        save_best_samples(best_trial_folder(folder), folder / "best_samples.png")

@@ -11,7 +11,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search import SearchAlgorithm
 
 from tune_gan.errors import ConfigError, StorageError
-from tune_gan.results.load import read_reports, trial_folder
+from tune_gan.results.trials import read_reports, trial_folder
 from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import tune_trial_id
 from tune_gan.search.spec import SweepSpec
@@ -83,7 +83,7 @@ class StudySearch(SearchAlgorithm):
     """
 
     def __init__(self, study: SweepStudy, num_workers: int, warm_trials: Iterable[Any] = ()) -> None:
-        self._study, self._num_workers = study, num_workers
+        self._study, self.num_workers = study, num_workers
         self._warm_trials = list(warm_trials)
         trials = study.trials
         self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
@@ -124,7 +124,7 @@ class StudySearch(SearchAlgorithm):
         """Return the next trial: one that has ended, one to go on with, a new one, or none for now."""
         if self._ended:
             return self._ended_trial(self._ended.pop(0))
-        if self.is_finished() or len(self._live) >= self._num_workers:
+        if self.is_finished() or len(self._live) >= self.num_workers:
             return None
         if self._pending:
             trial = self._pending.pop(0)

@@ -357,7 +357,9 @@ class SweepSpec(Settings):
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, the default configuration included."""
-        return self.search.num_trials or len(self.given_points())
+        if self.search.num_trials is None or self.confirmation is not None:
+            return len(self.given_points())
+        return self.search.num_trials
 
     @property
     def grace_period(self) -> int:

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_gan.errors import RunFolderError, StorageError
 from tune_gan.files import append_line, write_whole
-from tune_gan.results.load import TRIALS_FILE, ListedTrial, objective_of, read_trials
-from tune_gan.results.load import TrialState as State
+from tune_gan.results.trials import TRIALS_FILE, ListedTrial, objective_of, read_trials
+from tune_gan.results.trials import TrialState as State
 from tune_gan.search.spec import SweepSpec
 
 STORAGE_FILE = "optuna_journal.log"

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.gan.album import write_hyperparameters
-from tune_gan.results.load import REPORTS_FILE, TrialState, read_reports, trial_config, trial_folder
+from tune_gan.results.trials import REPORTS_FILE, TrialState, read_reports, trial_config, trial_folder
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.study import SweepStudy
 from tune_gan.search.trainable import CHECKPOINT

@@ -11,10 +11,10 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, InputError, StorageError
 from tune_gan.files import append_line
 from tune_gan.gan.checkpoint import FILE_NAME, check
-from tune_gan.gan.run_folder import json_metrics, keep_reports_until
+from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.training import Report, iterate, rescore
 from tune_gan.metrics.score import WORST_SCORE
-from tune_gan.results.load import REPORTS_FILE, trial_folder
+from tune_gan.results.trials import REPORTS_FILE, trial_folder
 from tune_gan.search.health import Health
 from tune_gan.search.spec import SweepSpec
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
 from tune_gan.gan.training import prepare
-from tune_gan.results.load import TRIALS_FILE, read_sweep
+from tune_gan.results.trials import TRIALS_FILE, read_sweep
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.progress import SweepProgress
 from tune_gan.search.sampler import draw
@@ -265,6 +265,8 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
     # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # As many processes start at once as trials may run.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.num_workers)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     past = {trial.number: trial.reports for trial in study.trials}
     trainable = tune.with_parameters(

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import write_whole
-from tune_gan.results.load import ListedTrial, read_sweep, read_trials
-from tune_gan.results.load import TrialState as State
+from tune_gan.results.trials import ListedTrial, read_sweep, read_trials
+from tune_gan.results.trials import TrialState as State
 from tune_gan.search.space import in_order, plain
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import BY_SCHEDULER, objectives

@@ -1,0 +1,151 @@
+"""Which configuration is best when each is trained with several seeds: the ranking of `confirm`."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tune_gan.errors import RunFolderError
+from tune_gan.results.trials import TRIALS_FILE, ListedTrial, TrialState, read_sweep, read_trials
+
+CONFIRMATION_FOLDER = "confirm"
+FLOOR_FILE = "floor.json"
+_LEVEL = 0.95
+_NUM_DRAWS = 100_000
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What real samples score, which no generator gets below for long.
+
+    Attributes:
+        num_samples: Samples of each score.
+        scores: A `fid_proxy` for each draw of real samples.
+    """
+
+    num_samples: int
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A confirmation of a run.
+
+    Attributes:
+        table: A row a configuration, best first: ``rank``; ``trial``, its number in the run; ``seeds``
+            it was trained with to the end, ``lost``, how many others diverged, collapsed or failed, and
+            ``left``, how many have not ended; ``mean`` of the seeds' scores, ``low`` and ``high``, the
+            ends of its 95 % interval by Student's t (missing with one seed); ``p_best``, the
+            probability that it has the lowest mean; ``p_first``, the two-sided p of Welch's t-test
+            against the first; and ``scores``, one for each seed.
+        floor: What real samples score.
+        num_left: Trainings that have not ended.
+    """
+
+    table: pd.DataFrame
+    floor: Floor | None
+    num_left: int
+
+
+def load_confirmation(run: Path) -> Confirmed | None:
+    """Load what `tune-gan confirm` found, or return None where it was not run.
+
+    A seed's score is the mean over the latents it was scored with. Configurations that lost a seed
+    follow after those that lost none. The probability of being best is the share of draws in which
+    a configuration's mean is the lowest, each mean drawn from its posterior under the prior
+    1/variance, a Student t distribution around the mean of its scores (Gelman et al., Bayesian Data
+    Analysis, 3rd edition, section 3.2). A percentile bootstrap would be too sure of so few seeds.
+
+    Raises:
+        RunFolderError: if its folder is damaged.
+    """
+    folder = run / CONFIRMATION_FOLDER
+    if not (folder / TRIALS_FILE).is_file():
+        return None
+    how = read_sweep(folder).get("confirmation")
+    if not isinstance(how, dict) or not isinstance(how.get("candidates"), dict):
+        raise RunFolderError(f"{folder / 'sweep.yaml'} is damaged: it confirms nothing")
+    candidates = [int(number) for number in how["candidates"]]
+    total = len(candidates) * len(how["seeds"])
+    trials = read_trials(folder)
+    rows = []
+    for place, number in enumerate(candidates):
+        own = [trial for trial in trials if trial.number % len(candidates) == place]
+        rows.append({"trial": number, **_summary(own, len(how["seeds"]))})
+    table = _ranked(pd.DataFrame(rows))
+    ended = sum(t.state not in (TrialState.RUNNING, TrialState.PENDING) for t in trials)
+    return Confirmed(table, _read_floor(folder), total - ended)
+
+
+def not_separable(confirmed: Confirmed) -> list[int]:
+    """Return the trials whose means cannot be told from the first's at the 5 % level."""
+    others = confirmed.table.iloc[1:]
+    return [int(row["trial"]) for _, row in others.iterrows() if not row["p_first"] < 1 - _LEVEL]
+
+
+def _summary(trials: list[ListedTrial], num_seeds: int) -> dict[str, Any]:
+    scores, lost = [], 0
+    for trial in trials:
+        rescored = trial.reports[-1].get("rescored") if trial.reports else None
+        if trial.state in (TrialState.COMPLETED, TrialState.STOPPED) and rescored:
+            scores.append(float(np.mean(rescored)))
+        elif trial.state not in (TrialState.RUNNING, TrialState.PENDING):
+            lost += 1
+    mean = float(np.mean(scores)) if scores else math.nan
+    margin = math.nan
+    if len(scores) > 1:
+        quantile = stats.t.ppf((1 + _LEVEL) / 2, len(scores) - 1)
+        margin = float(quantile * np.std(scores, ddof=1) / math.sqrt(len(scores)))
+    return {
+        "seeds": len(scores),
+        "lost": lost,
+        "left": num_seeds - len(scores) - lost,
+        "mean": mean,
+        "low": mean - margin,
+        "high": mean + margin,
+        "scores": scores,
+    }
+
+
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    lossy = table["lost"] > 0
+    table = table.assign(_lossy=lossy).sort_values(["_lossy", "mean", "trial"], ignore_index=True)
+    table = table.drop(columns="_lossy")
+    table.insert(0, "rank", range(1, len(table) + 1))
+    table["p_best"] = _probabilities(table["scores"].tolist())
+    first = table["scores"].iloc[0]
+    table["p_first"] = [_p_of_difference(first, scores) for scores in table["scores"]]
+    return table
+
+
+def _probabilities(scores: list[list[float]]) -> list[float]:
+    """Return how probable it is for each that its mean is the lowest; missing below two scores."""
+    source = np.random.default_rng(0)
+    draws = np.full((len(scores), _NUM_DRAWS), np.inf)
+    for i, own in enumerate(scores):
+        if len(own) > 1:
+            spread = np.std(own, ddof=1) / math.sqrt(len(own))
+            draws[i] = np.mean(own) + spread * source.standard_t(len(own) - 1, _NUM_DRAWS)
+    wins = np.bincount(draws.argmin(axis=0), minlength=len(scores)) / _NUM_DRAWS
+    return [float(w) if len(own) > 1 else math.nan for w, own in zip(wins, scores, strict=True)]
+
+
+def _p_of_difference(one: list[float], other: list[float]) -> float:
+    if len(one) < 2 or len(other) < 2:
+        return math.nan
+    if np.std(one) == np.std(other) == 0:
+        return 1.0 if np.mean(one) == np.mean(other) else 0.0
+    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def _read_floor(folder: Path) -> Floor | None:
+    try:
+        values = json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8"))
+        return Floor(int(values["num_samples"]), [float(score) for score in values["scores"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

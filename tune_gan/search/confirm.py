@@ -1,0 +1,104 @@
+"""Train the best configurations of a run again, with fresh seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.files import write_whole
+from tune_gan.gan.training import load_data, score_of_real
+from tune_gan.results.confirmed import CONFIRMATION_FOLDER, FLOOR_FILE
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import best_trial, rank
+from tune_gan.results.trials import TRIALS_FILE, read_trials
+from tune_gan.search.spec import Confirmation, SchedulerSettings, SweepSpec
+from tune_gan.search.study import STORAGE_FILE
+from tune_gan.search.tuner import SweepEnd, resume_sweep, start_sweep
+
+_LONGEST_NAME = 56
+
+
+def confirm(run: Path, top: int, num_seeds: int, console: Console | None = None) -> SweepEnd:
+    """Train the best configurations of a run and its default with fresh seeds, and score them anew.
+
+    They are trained as a sweep of its own in ``RUN/confirm``, without a scheduler; where that exists
+    already it is gone on with.
+
+    Args:
+        run: The run folder of the sweep.
+        top: How many of the best; the default configuration comes on top.
+        num_seeds: Trainings of each.
+        console: Where to show progress; by default the standard error.
+
+    Raises:
+        ConfigError: if a confirmation of other configurations or seeds is there already.
+        RunFolderError: if the folder is no run folder, or the confirmation is in use.
+        SweepFailedError: if no trial of the run is ranked.
+    """
+    folder = run.absolute() / CONFIRMATION_FOLDER
+    begun = (folder / TRIALS_FILE).exists() or (folder / STORAGE_FILE).exists()
+    if begun:
+        _require_same(folder, top, num_seeds)
+        end = resume_sweep(folder, {}, console)
+    else:
+        end = start_sweep(confirmation_spec(run, top, num_seeds), folder, console)
+    if not (folder / FLOOR_FILE).exists():
+        _write_floor(folder)
+    return end
+
+
+def confirmation_spec(run: Path, top: int, num_seeds: int) -> SweepSpec:
+    """Return the sweep that confirms the best configurations of a run.
+
+    Raises:
+        RunFolderError: if the folder is no run folder.
+        SweepFailedError: if no trial of the run is ranked.
+    """
+    spec = _spec_of(run)
+    ranked = rank(load_results(run))
+    best_trial(ranked)
+    numbers = [int(n) for n in ranked[ranked["rank"].notna()]["trial"].head(top)]
+    values = {trial.number: trial.values for trial in read_trials(run)}
+    candidates: dict[int, dict[str, Any]] = {number: values[number] for number in numbers}
+    candidates.setdefault(0, spec.default_point)
+    seeds = [spec.gan.seed + i for i in range(1, num_seeds + 1)]
+    return spec.model_copy(
+        update={
+            "name": f"{spec.name[:_LONGEST_NAME]}-confirm",
+            "constraints": [],
+            "scheduler": SchedulerSettings(name="none"),
+            "confirmation": Confirmation(candidates=candidates, seeds=seeds),
+        }
+    )
+
+
+def _require_same(folder: Path, top: int, num_seeds: int) -> None:
+    how = _spec_of(folder).confirmation
+    if how is None:
+        raise RunFolderError(f"{folder} is no confirmation")
+    # The default is one more, unless it is among the best.
+    if len(how.seeds) != num_seeds or len(how.candidates) not in (top, top + 1):
+        raise ConfigError(
+            f"{folder} holds a confirmation of {len(how.candidates)} configurations with "
+            f"{len(how.seeds)} seeds already; remove it to make another"
+        )
+
+
+def _spec_of(folder: Path) -> SweepSpec:
+    path = folder / "sweep.yaml"
+    if not path.is_file():
+        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
+    return SweepSpec.from_yaml(path)
+
+
+def _write_floor(folder: Path) -> None:
+    spec = _spec_of(folder)
+    assert spec.confirmation is not None
+    num_real = len(load_data(spec.gan).train)
+    count = min(spec.confirmation.num_samples, num_real)
+    # All of them are one draw, however often.
+    num_draws = spec.confirmation.num_latent_seeds if count < num_real else 1
+    scores = score_of_real(spec.gan, count, num_draws)
+    write_whole(folder / FLOOR_FILE, json.dumps({"num_samples": count, "scores": scores}))
