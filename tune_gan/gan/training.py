@@ -50,6 +50,7 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "nadam": torch.optim.NAdam,
     "radam": torch.optim.RAdam,
 }
+_MOST_CAUSES = 3
 
 
 class ReportState(StrEnum):
@@ -395,4 +396,5 @@ def _divergence(means: dict[str, float], training: TrainingState, samples: Tenso
             broken.append(f"a weight of the {name} is not finite")
     if out_of_bounds(samples):
         broken.append("a generated sample is not finite or beyond 1e6")
-    return ", ".join(broken)
+    more = f" and {len(broken) - _MOST_CAUSES} more" if len(broken) > _MOST_CAUSES else ""
+    return ", ".join(broken[:_MOST_CAUSES]) + more

@@ -1,6 +1,7 @@
 """Where Ray Tune gets its trials from, and tells how they end: the run's study."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,8 +55,8 @@ class TuneTrial(Trial):
             message += "" if self._retry else ", also when it was alone on its device"
         else:
             self._retry = self.kind == "crash" and self._in_a_row <= self.max_in_a_row
-        times = f" ({self._in_a_row} times in a row)" if self._in_a_row > 1 else ""
-        self.cause = message + times
+            message += f" ({self._in_a_row} times in a row)" if self._in_a_row > 1 else ""
+        self.cause = message
 
     def should_recover(self) -> bool:
         """Return whether the trial starts again from its last checkpoint."""
@@ -240,7 +241,8 @@ def _describe(error: Any) -> tuple[str, str]:
     if isinstance(cause, OutOfMemoryError):
         return "memory", f"its worker ran out of memory ({_first_line(cause)})"
     if isinstance(cause, RayActorError):
-        return "crash", f"its worker died ({_first_line(cause)})"
+        detail = re.search(r"Worker exit detail: ([^.\n]*)", str(cause))
+        return "crash", f"its worker died ({detail[1] if detail else _first_line(cause)})"
     return "crash", f"{type(cause).__name__}: {_first_line(cause)}"
 
 

@@ -297,10 +297,7 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
             verbose=0,
         ),
     )
-    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
-    # cause of death is in the ranking.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        tuner.fit()
+    tuner.fit()
 
 
 def _score(trial: SweepTrial) -> float | None:
@@ -310,12 +307,15 @@ def _score(trial: SweepTrial) -> float | None:
 
 @contextmanager
 def _on_ray() -> Iterator[None]:
-    started_ray = _start_ray()
-    try:
-        yield
-    finally:
-        if started_ray:
-            ray.shutdown()
+    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
+    # cause of death is in the ranking.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        started_ray = _start_ray()
+        try:
+            yield
+        finally:
+            if started_ray:
+                ray.shutdown()
 
 
 def _start_ray() -> bool:
