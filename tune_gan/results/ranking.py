@@ -18,6 +18,7 @@ _ORDER_OF_STATES = [
     [TrialState.DIVERGED],
     [TrialState.FAILED],
 ]
+_MOST_CAUSES = 3
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ def best_trial(ranked: pd.DataFrame) -> pd.Series:
     """
     if ranked.empty or pd.isna(ranked["rank"].iloc[0]):
         counts = ", ".join(f"{n} {state}" for state, n in ranked["state"].value_counts().items())
-        causes = [cause for cause in ranked["cause"].unique() if cause]
-        why = f"; first cause: {causes[0]}" if causes else ""
+        causes = ranked["cause"][ranked["cause"] != ""].value_counts()
+        listed = [f"{n} of {cause}" for cause, n in causes.head(_MOST_CAUSES).items()]
+        listed += [f"{len(causes) - _MOST_CAUSES} others"] if len(causes) > _MOST_CAUSES else []
+        why = f"; causes: {', '.join(listed)}" if listed else ""
         raise SweepFailedError(f"no trial can be ranked ({counts or 'none has started'}){why}")
     return ranked.iloc[0]
 

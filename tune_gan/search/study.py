@@ -266,7 +266,7 @@ def _rebuild(folder: Path, problem: str) -> _StoredStudy:
     """Make the study anew from `sweep.yaml` and the list of trials."""
     path = folder / STORAGE_FILE
     listed = {t.number: t for t in read_trials(folder)} if (folder / TRIALS_FILE).is_file() else {}
-    if not listed:
+    if not listed and list(folder.glob("trial_*")):
         raise RunFolderError(
             f"{path} {problem}, and {TRIALS_FILE} holds no trials to make it anew from; "
             "start a new sweep"
@@ -274,10 +274,11 @@ def _rebuild(folder: Path, problem: str) -> _StoredStudy:
     spec = SweepSpec.from_yaml(folder / "sweep.yaml")
     if path.exists():
         path.replace(path.with_name(f"{path.name}.damaged"))
-    _log.warning("%s %s: made anew from %s, %d trials", path, problem, TRIALS_FILE, len(listed))
+    if listed:
+        _log.warning("%s %s: made anew from %s, %d trials", path, problem, TRIALS_FILE, len(listed))
     storage, study = _create(folder, spec)
     distributions = {name: d.to_optuna() for name, d in spec.space.items()}
-    for number in range(max(listed) + 1):
+    for number in range(max(listed, default=-1) + 1):
         lost = ListedTrial(number, State.FAILED, "lost with the study", {})
         study.add_trial(_to_frozen(listed.get(number, lost), spec, distributions))
     return storage, study

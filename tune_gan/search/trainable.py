@@ -1,5 +1,6 @@
 """The function that Ray Tune runs: a configuration in, reports out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ray import tune
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, InputError, StorageError
-from tune_gan.files import append_line
+from tune_gan.files import append_line, write_whole
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.training import Report, iterate, rescore
@@ -55,6 +56,8 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
     try:
         _require_run(Path(run))
         folder.mkdir(exist_ok=True)
+        # As Ray Tune's own tools look for it.
+        write_whole(folder / "params.json", json.dumps(values))
         # A process of a sweep that was killed may live on for a moment.
         with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
             _train(folder, values, SweepSpec.parse(spec))

@@ -1,20 +1,11 @@
 """Run a sweep on Ray Tune."""
 
-import json
 import logging
 import os
-import platform
-import shlex
-import signal
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +17,8 @@ from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
 from tune_gan.gan.training import prepare
 from tune_gan.results.trials import TRIALS_FILE, read_sweep
+from tune_gan.search.cluster import num_workers, on_ray
+from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.progress import SweepProgress
 from tune_gan.search.sampler import draw
@@ -38,8 +31,6 @@ from tune_gan.search.trainable import train_trial
 from tune_gan.search.warm_start import load_warm_start, read_warm_start, save_warm_start
 
 _log = logging.getLogger(__name__)
-
-_RECORDED_PACKAGES = ("tune-gan", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
 
 
 @dataclass(frozen=True)
@@ -91,9 +82,10 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     with locked(folder):
         try:
             _prepare(spec, console)
-            with _on_ray():
+            with on_ray():
                 workers = num_workers(spec, ray.cluster_resources())
-                _write_head(folder, spec)
+                write_whole(folder / "sweep.yaml", spec.to_yaml())
+                write_environment(folder)
                 save_warm_start(folder, warm_trials)
                 study = SweepStudy(folder, spec)
                 return _sweep(study, workers, console)
@@ -140,9 +132,9 @@ def resume_sweep(
         if not _num_left(study):
             return SweepEnd(folder, 0, "")
         _prepare(spec, console)
-        with _on_ray():
+        with on_ray():
             workers = num_workers(spec, ray.cluster_resources())
-            _note_resumption(folder)
+            note_resumption(folder)
             return _sweep(study, workers, console)
 
 
@@ -182,14 +174,12 @@ def _prepare(spec: SweepSpec, console: Console) -> None:
 
 
 def _require_run_folder(folder: Path) -> None:
-    if not (folder / STORAGE_FILE).exists() and not (folder / TRIALS_FILE).exists():
-        why = "is no run folder" if folder.is_dir() else "is not there"
-        if (folder / "sweep.yaml").is_file():
-            why = "holds no trials yet; start the sweep again"
-        raise RunFolderError(f"{folder} {why}")
+    files = ("sweep.yaml", STORAGE_FILE, TRIALS_FILE)
+    if not any((folder / name).exists() for name in files):
+        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
     if not (folder / TRIALS_FILE).exists() and list(folder.glob("experiment_state-*.json")):
         read_sweep(folder)
-        if "spec" not in (folder / STORAGE_FILE).read_text(encoding="utf-8", errors="replace"):
+        if '"spec"' not in (folder / STORAGE_FILE).read_text(encoding="utf-8", errors="replace"):
             raise RunFolderError(
                 f"{folder} is of version 0.1.0, which kept too little to go on with; "
                 "a new sweep learns from it with --warm-start"
@@ -215,30 +205,6 @@ def _require_own_spec(folder: Path, spec: SweepSpec) -> None:
 def default_run_folder(spec: SweepSpec) -> Path:
     """Return ``runs/NAME-DATE-TIME``, by the local clock."""
     return Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-
-
-def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
-    """Return how many trials run at a time on the resources of a machine or cluster.
-
-    Args:
-        spec: The sweep.
-        available: ``CPU`` and ``GPU`` counts, as ``ray.cluster_resources()`` gives them.
-
-    Raises:
-        ConfigError: if not even one trial fits.
-    """
-    limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus)]
-    if spec.resources.gpus:
-        limits.append(int(available.get("GPU", 0) / spec.resources.gpus))
-    if spec.resources.max_concurrent_trials:
-        limits.append(spec.resources.max_concurrent_trials)
-    if min(limits) < 1:
-        raise ConfigError(
-            f"resources: a trial takes cpus {spec.resources.cpus} and gpus {spec.resources.gpus:g}, "
-            f"but there are {available.get('CPU', 0):g} and {available.get('GPU', 0):g}; "
-            "lower them with --set resources.cpus=1 --set resources.gpus=0"
-        )
-    return min(limits)
 
 
 def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
@@ -305,102 +271,16 @@ def _score(trial: SweepTrial) -> float | None:
     return min(trial.reports.values(), default=None) if is_ranked else None
 
 
-@contextmanager
-def _on_ray() -> Iterator[None]:
-    # Ray writes of dying workers, in colours, on the standard output, which is for results; their
-    # cause of death is in the ranking.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        started_ray = _start_ray()
-        try:
-            yield
-        finally:
-            if started_ray:
-                ray.shutdown()
-
-
-def _start_ray() -> bool:
-    """Connect to Ray or start it; return whether it was not there before."""
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Without this a path in a configuration would be relative to the folder of its trial.
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    _require_answer(address)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"Ray cannot be reached at RAY_ADDRESS={address} ({reason})") from None
-    # Ray takes the signal for itself and would end the process at once.
-    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)
-    return True
-
-
-def _require_answer(address: str) -> None:
-    """Fail at once where Ray would try an address that does not answer for minutes."""
-    host, colon, port = address.rpartition("//")[2].rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError as error:
-            raise ConfigError(f"nothing answers at RAY_ADDRESS={address} ({error})") from None
-
-
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # A sweep that was killed before it began leaves its lock, and no more.
+        if {file.name for file in folder.iterdir()} - {LOCK_FILE}:
+            raise FileExistsError
     except FileExistsError:
-        raise RunFolderError(f"{folder} exists already; name another folder with --out") from None
+        raise RunFolderError(
+            f"{folder} exists already; name another folder with --out, or go on with it by "
+            "`tune-gan resume`"
+        ) from None
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be made ({error.strerror})") from None
-
-
-def _write_head(folder: Path, spec: SweepSpec) -> None:
-    """Write what the sweep is and where it ran, before its first trial."""
-    write_whole(folder / "sweep.yaml", spec.to_yaml())
-    write_whole(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
-
-
-def _note_resumption(folder: Path) -> None:
-    """Add to `environment.json` where the sweep goes on."""
-    path = folder / "environment.json"
-    try:
-        environment = dict(json.loads(path.read_text(encoding="utf-8")))
-        resumed = [*environment.get("resumed", []), _environment()]
-    except (OSError, ValueError, TypeError):
-        environment, resumed = {}, [_environment()]
-    write_whole(path, json.dumps({**environment, "resumed": resumed}, indent=2) + "\n")
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "command": shlex.join(sys.argv),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")},
-        "packages": {name: version(name) for name in _RECORDED_PACKAGES},
-        "git_revision": _git_revision(),
-    }
-
-
-def _git_revision() -> str | None:
-    """Return the revision of the checkout that this package runs from, if it does.
-
-    Where files of it are changed, ``-dirty`` is added.
-    """
-    package = Path(__file__).parent.parent
-    if not (package.parent / ".git").exists():
-        return None
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return output.stdout.strip()

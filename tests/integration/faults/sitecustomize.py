@@ -1,7 +1,7 @@
 """Breaks trials on purpose, in the worker processes of sweeps that have this folder in PYTHONPATH.
 
-``TRIAL_FAULTS`` is a JSON object: for a trial's number what befalls it at its second report, and, behind
-a colon, how often (by default always).
+``TRIAL_FAULTS`` is a JSON object: for a trial's number what befalls it at its second report, and,
+behind a colon, how often (by default always).
 """
 
 import importlib.abc
@@ -55,7 +55,7 @@ def _faulty(iterate: Any) -> Any:
 def _befall(report: Any) -> None:
     from ray import tune
 
-    number = tune.get_context().get_trial_id().lstrip("0") or "0"
+    number = str(int(str(tune.get_context().get_trial_id())))
     fault, _, times = json.loads(os.environ["TRIAL_FAULTS"]).get(number, "").partition(":")
     if not fault:
         return
@@ -83,7 +83,7 @@ def _exhaust(report: Any) -> None:
     torch.empty(2**46)
 
 
-_FAULTS = {
+_FAULTS: dict[str, Any] = {
     "nan": _poison,
     "exception": _raise,
     "memory": _exhaust,

@@ -1,0 +1,436 @@
+"""Sweeps that are killed, interrupted, starved and broken, and resumed: on real Ray, the ring."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from tests.integration.commands import command, tune_gan
+from tune_gan import load_results
+from tune_gan.gan.checkpoint import check
+from tune_gan.search.study import STORAGE_FILE
+
+pytestmark = pytest.mark.integration
+
+NUM_ITERATIONS, REPORT_EVERY = 400, 50
+RING = [
+    "circle",
+    *("--set", f"num_iterations={NUM_ITERATIONS}"),
+    *("--set", f"report_every={REPORT_EVERY}"),
+    *("--set", "scheduler.name=none"),
+    # Numbers of a trial are then those of its configuration and nothing else.
+    *("--set", "search.algorithm=random"),
+]
+FAULTS = Path(__file__).parent / "faults"
+
+
+def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def iterations(run: Path, trial: int) -> list[int]:
+    return [int(report["iteration"]) for report in reports(run, trial)]
+
+
+def reports(run: Path, trial: int) -> list[dict[str, Any]]:
+    path = run / f"trial_{trial:05d}" / "result.json"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def numbers(run: Path, trial: int) -> list[dict[str, Any]]:
+    """A trial's reports without what a clock says."""
+    return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in reports(run, trial)]
+
+
+def study(run: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(run / STORAGE_FILE)))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+def tune_list(run: Path) -> dict[int, str]:
+    newest = max(run.glob("experiment_state-*.json"))
+    listed = [json.loads(trial) for trial, _ in json.loads(newest.read_text())["trial_data"]]
+    return {int(trial["trial_id"]): str(trial["status"]) for trial in listed}
+
+
+def assert_consistent(run: Path, num_trials: int) -> None:
+    """Every trial once, in the table, in Tune's list and in the study, each with all its reports."""
+    table = load_results(run)
+    assert list(table["trial"]) == list(range(num_trials))
+    assert not set(table["state"]) & {"running", "pending"}
+    assert set(tune_list(run)) == set(range(num_trials))
+    told = {"completed": TrialState.COMPLETE, "diverged": TrialState.FAIL}
+    told |= {"collapsed": TrialState.FAIL, "failed": TrialState.FAIL}
+    trials = study(run).trials
+    assert [trial.number for trial in trials] == list(range(num_trials))
+    for trial, (_, row) in zip(trials, table.iterrows(), strict=True):
+        reached = int(row["iteration"])
+        assert iterations(run, trial.number) == list(range(REPORT_EVERY, reached + 1, REPORT_EVERY))
+        assert len(trial.intermediate_values) == reached // REPORT_EVERY
+        if row["state"] in told:
+            assert trial.state == told[row["state"]]
+        if row["state"] == "completed":
+            assert reached == NUM_ITERATIONS
+            assert trial.value == row["best_fid_proxy"]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of eight trials that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = tune_gan("sweep", *RING, "--num-trials", "8", "--out", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert_consistent(folder / "run", 8)
+    return folder / "run"
+
+
+def assert_same_numbers(run: Path, whole: Path, trials: range) -> None:
+    for trial in trials:
+        assert numbers(run, trial) == numbers(whole, trial)
+
+
+def end_and_resume(folder: Path, signals: list[signal.Signals], seed: int, num_trials: int) -> Path:
+    """Start a sweep, end it at random moments, resume it each time, and at last let it finish."""
+    moments, run = random.Random(seed), folder / "run"  # noqa: S311
+    arguments: list[str | Path] = ["sweep", *RING, "--num-trials", str(num_trials), "--out", run]
+    reached: dict[int, int] = {}
+    for ending in [*signals, None]:
+        with start(*arguments, cwd=folder) as process:
+            if ending is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(moments.uniform(3, 28))
+                process.send_signal(ending)
+            output, errors = process.communicate(timeout=200)
+        assert "Traceback" not in errors
+        if ending in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) and process.returncode:
+            assert process.returncode in (130, -ending), errors
+        for trial in range(num_trials):
+            # At most the report that was being made is made again.
+            now = (iterations(run, trial) or [0])[-1]
+            assert now >= reached.get(trial, 0) - REPORT_EVERY
+            reached[trial] = now
+        if (run / "sweep.yaml").is_file():
+            arguments = ["resume", run]
+    assert process.returncode == 0, errors
+    assert output.startswith(" ")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("signals", "seed"),
+    [
+        ([signal.SIGKILL] * 3, 1),
+        ([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], 2),
+    ],
+    ids=["killed", "interrupted"],
+)
+@pytest.mark.timeout(600)
+def test_a_sweep_ended_at_random_moments_comes_to_the_same_end(
+    signals: list[signal.Signals], seed: int, whole_run: Path, tmp_path: Path
+) -> None:
+    run = end_and_resume(tmp_path, signals, seed, 8)
+    assert_consistent(run, 8)
+    # Bit for bit, as if nothing had happened; and the run can be made longer.
+    assert_same_numbers(run, whole_run, range(8))
+    if seed == 1:
+        more = tune_gan("resume", run, "--num-trials", "10", cwd=tmp_path)
+        assert more.returncode == 0, more.stderr
+        assert_consistent(run, 10)
+        assert_same_numbers(run, whole_run, range(8))
+        fewer = tune_gan("resume", run, "--num-trials", "9", cwd=tmp_path)
+        assert (fewer.returncode, fewer.stderr.splitlines()[-1]) == (
+            2,
+            "tune-gan: num_trials 9 is less than the 10 that the sweep has; give more, or leave it out",
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sweep_killed_at_twenty_random_moments(seed: int, tmp_path: Path) -> None:
+    run = end_and_resume(tmp_path, [signal.SIGKILL] * 20, seed, 24)
+    assert_consistent(run, 24)
+
+
+@pytest.mark.timeout(600)
+def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    limits = ["--set", "failures.report_timeout=10"]
+    arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "8", "--out", run]
+    with start(*arguments, cwd=tmp_path) as process:
+        for trial, ending in ((1, signal.SIGKILL), (3, signal.SIGSTOP), (4, signal.SIGKILL)):
+            wait_for(partial(reports, run, trial), process)
+            os.kill(_worker_of(run, trial), ending)
+            held_at = check(run / f"trial_{trial:05d}" / "checkpoint").iteration
+            assert held_at in (iterations(run, trial)[-1], iterations(run, trial)[-1] - REPORT_EVERY)
+        # A second process is told at once who is at work.
+        began = time.monotonic()
+        second = tune_gan("resume", run, cwd=tmp_path)
+        assert time.monotonic() - began < 2
+        assert second.returncode == 2
+        assert f"is in use by process {process.pid} of " in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "trial 3 starts again from its last checkpoint: hung: no report for 10 s" in errors
+    assert_consistent(run, 8)
+    assert_same_numbers(run, whole_run, range(8))
+    listed = (run / "trials.jsonl").read_text()
+    assert '"started again: its worker died' in listed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_random_worker_killed_every_five_seconds(tmp_path: Path) -> None:
+    run, choice = tmp_path / "run", random.Random(0)  # noqa: S311
+    with start("sweep", *RING, "--num-trials", "24", "--out", run, cwd=tmp_path) as process:
+        wait_for(lambda: reports(run, 0), process)
+        while process.poll() is None:
+            workers = list(_workers(process.pid))
+            if workers:
+                with suppress(ProcessLookupError):
+                    os.kill(choice.choice(workers), signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_consistent(run, 24)
+    assert "failed" not in set(load_results(run)["state"])
+
+
+def _worker_of(run: Path, trial: int) -> int:
+    """Return the process that holds a trial's lock."""
+    lock = (run / f"trial_{trial:05d}" / ".lock").stat()
+    for line in Path("/proc/locks").read_text().splitlines():
+        found = re.search(r"FLOCK.* (\d+) [0-9a-f:]+:(\d+) ", line)
+        if found and int(found[2]) == lock.st_ino:
+            return int(found[1])
+    raise AssertionError(f"nobody trains trial {trial}")
+
+
+def _workers(driver: int) -> Iterator[int]:
+    """Yield the processes below a driver that train."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    for process in parents:
+        ancestor = process
+        while ancestor in parents and ancestor != driver:
+            ancestor = parents[ancestor]
+        with suppress(OSError):
+            title = Path(f"/proc/{process}/cmdline").read_text()
+            if ancestor == driver and title.startswith("ray::ImplicitFunc"):
+                yield process
+
+
+def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> None:
+    faults = {
+        1: "exception",
+        2: "segfault",
+        3: "exit:1",
+        4: "hang:1",
+        5: "memory",
+    }
+    run = tmp_path / "run"
+    limits = ["--set", "failures.report_timeout=10", "--set", "failures.max_failures=2"]
+    arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "7", "--out", run]
+    with start(
+        *arguments,
+        cwd=tmp_path,
+        PYTHONPATH=str(FAULTS),
+        TRIAL_FAULTS=json.dumps(faults),
+        TRIAL_FAULTS_TALLY=str(tmp_path),
+    ) as process:
+        output, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in output + errors
+    assert "\x1b" not in output + errors
+    # How often each was tried: two retries; memory once more, alone.
+    tallies = {path.name: len(path.read_text()) for path in tmp_path.glob("*-[0-9]")}
+    assert tallies == {"exception-1": 3, "segfault-2": 3, "exit-3": 1, "hang-4": 1, "memory-5": 2}
+    table = load_results(run)
+    assert list(table["state"])[1:6] == ["failed", "failed", "completed", "completed", "failed"]
+    assert table["cause"][1] == "ValueError: forced to fail (3 times in a row)"
+    assert table["cause"][2].startswith("its worker died (")
+    assert "you tried to allocate 281474976710656 bytes" in table["cause"][5]
+    assert table["cause"][5].endswith("also when it was alone on its device")
+    assert TrialState.RUNNING not in {trial.state for trial in study(run).trials}
+    assert output.splitlines()[-1].startswith("all trials:")
+
+
+def test_ten_of_twenty_trials_diverge(tmp_path: Path) -> None:
+    diverging = range(1, 20, 2)
+    run = tmp_path / "run"
+    scheduler = ["--set", "scheduler={name: asha, grace_period: 3}"]
+    with start(
+        *("sweep", *RING, *scheduler, "--set", "search.algorithm=tpe", "--num-trials", "20"),
+        *("--out", run),
+        cwd=tmp_path,
+        PYTHONPATH=str(FAULTS),
+        TRIAL_FAULTS=json.dumps(dict.fromkeys(diverging, "nan")),
+        TRIAL_FAULTS_TALLY=str(tmp_path),
+    ) as process:
+        _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    ranked = json.loads(tune_gan("rank", run, "--json", cwd=tmp_path).stdout)
+    assert sorted(r["trial"] for r in ranked if r["state"] == "diverged") == list(diverging)
+    assert [record["state"] for record in ranked[10:]] == ["diverged"] * 10
+    for record in ranked[10:]:
+        assert record["rank"] is None
+        # Poisoned after its second report, found at its third.
+        assert record["cause"].startswith(f"at iteration {3 * REPORT_EVERY}: gen_loss is nan")
+    # The others were stopped or completed as ever, and TPE was told of all.
+    assert {record["state"] for record in ranked[:10]} == {"completed", "stopped"}
+    told = [trial.state for trial in study(run).trials]
+    assert told.count(TrialState.FAIL) == 10
+    assert TrialState.RUNNING not in told
+    for trial in study(run).trials:
+        assert all(abs(score) < float("inf") for score in trial.intermediate_values.values())
+
+
+def test_a_sweep_in_which_all_fail_counts_the_causes(tmp_path: Path) -> None:
+    with start(
+        *("sweep", *RING, "--num-trials", "3", "--set", "failures.max_failures=0", "--out", "run"),
+        cwd=tmp_path,
+        PYTHONPATH=str(FAULTS),
+        TRIAL_FAULTS=json.dumps({0: "exception", 1: "nan", 2: "exception"}),
+        TRIAL_FAULTS_TALLY=str(tmp_path),
+    ) as process:
+        _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith(
+        "tune-gan: no trial can be ranked (2 failed, 1 diverged); causes: "
+        "2 of ValueError: forced to fail, 1 of at iteration 150: gen_loss is nan"
+    )
+    assert "Traceback" not in errors
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    made = subprocess.run(mount, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield place
+    subprocess.run(["/bin/umount", "-l", str(place)], check=False)
+
+
+@pytest.mark.timeout(600)
+def test_a_full_disk_ends_a_sweep_that_goes_on_when_there_is_room(
+    small_disk: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    run = small_disk / "run"
+    full = tune_gan("sweep", *RING, "--num-trials", "8", "--out", run, cwd=tmp_path)
+    assert full.returncode == 1
+    last = full.stderr.splitlines()[-1]
+    assert re.match(rf"tune-gan: {run}/\S+ cannot be written \(No space left on device\)", last)
+    assert last.endswith(f"go on with: tune-gan resume {run}")
+    assert "Traceback" not in full.stderr
+    # Nothing half-written has its final name, and what was written is whole.
+    assert not list(run.rglob("*.tmp"))
+    for checkpoint in run.glob("trial_*/checkpoint/state.safetensors"):
+        check(checkpoint.parent)
+    ranked = json.loads(tune_gan("rank", run, "--json", cwd=tmp_path).stdout)
+    assert ranked[0]["rank"] == 1
+    subprocess.run(["/bin/mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    resumed = tune_gan("resume", run, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_consistent(run, 8)
+    assert_same_numbers(run, whole_run, range(8))
+
+
+def test_budgets_end_a_sweep_within_a_report(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    budget = ["--max-iterations-total", "1200"]
+    ended = tune_gan("sweep", *RING, *budget, "--num-trials", "8", "--out", run, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert "since the budget is spent: its 1,200 iterations are spent" in last
+    assert last.endswith(f"go on with: tune-gan resume {run}")
+    spent = sum((iterations(run, trial) or [0])[-1] for trial in range(8))
+    assert 1200 <= spent <= 1200 + 2 * REPORT_EVERY
+    states = list(load_results(run)["state"])
+    assert len(states) < 8
+    assert "running" not in states
+    assert len(study(run).trials) == len(states)
+    resumed = tune_gan("resume", run, "--max-iterations-total", "100000", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_consistent(run, 8)
+    assert_same_numbers(run, whole_run, range(8))
+
+
+def test_time_is_a_budget_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limits = ["--time-budget", "12s", "--set", "num_iterations=100000", "--set", "budget.trial_time=2"]
+    ended = tune_gan("sweep", *RING, *limits, "--num-trials", "50", "--out", run, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "since the budget is spent: its time of 12 s is over" in ended.stderr.splitlines()[-1]
+    table = load_results(run)
+    stopped = table[table["state"] == "stopped"]
+    assert len(stopped)
+    assert set(stopped["cause"]) == {"its time limit of 2 s is over"}
+    assert set(table["state"]) <= {"stopped", "pending", "collapsed"}
+
+
+def test_a_damaged_checkpoint_is_reported_and_stepped_over(tmp_path: Path, whole_run: Path) -> None:
+    run = tmp_path / "run"
+    with start("sweep", *RING, "--num-trials", "8", "--out", run, cwd=tmp_path) as process:
+        wait_for(lambda: len(reports(run, 1)) > 2, process)
+        process.kill()
+    state = run / "trial_00001" / "checkpoint" / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    with (run / STORAGE_FILE).open("ab") as file:
+        file.write(b'{"op_code": 7, "wor')
+    resumed = tune_gan("resume", run, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{run / STORAGE_FILE}: cut back by 19 bytes to its last whole line" in resumed.stderr
+    assert "is damaged" in (run / "trials.jsonl").read_text()
+    assert_consistent(run, 8)
+    assert_same_numbers(run, whole_run, range(8))
+
+
+def test_a_moved_run_folder_is_resumed(tmp_path: Path, whole_run: Path) -> None:
+    moved = tmp_path / "a 'moved' run"
+    shutil.copytree(whole_run, moved)
+    more = tune_gan("resume", moved, "--num-trials", "9", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert_consistent(moved, 9)
