@@ -61,11 +61,17 @@ def _study(run: Path) -> optuna.Study:
     return optuna.load_study(study_name=run.name, storage=storage)
 
 
-def test_a_sweep_from_one_command_to_the_trained_winner(tmp_path: Path) -> None:
+def test_a_sweep_from_one_command_to_the_trained_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "canary-5f1e9c"  # noqa: S105
+    monkeypatch.setenv("SOME_TOKEN", secret)
     changes = ["--num-trials", "6", "--set", "num_iterations=200", "--set", "report_every=20"]
     result = tune_gan("sweep", "circle", *changes, "--out", "a run's folder", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "a run's folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["a run's folder"]
+    assert not [p for p in run.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
 
     # What is shown: plain lines, few of them, then the table and what to do next.
     assert "\x1b" not in result.stdout + result.stderr
@@ -102,7 +108,7 @@ def test_a_sweep_from_one_command_to_the_trained_winner(tmp_path: Path) -> None:
     assert at_best["fid_proxy"] == records[0]["best_fid_proxy"]
 
     # TensorBoard events and Optuna's study can be read, and agree with the list of trials.
-    assert len(list(run.glob("trial_*/events.out.tfevents*"))) == 6
+    assert len({path.parent for path in run.glob("trial_*/events.out.tfevents*")}) == 6
     trials = _study(run).trials
     assert len(trials) == 6
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
@@ -151,6 +157,85 @@ def test_a_weak_default_is_trained_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_two_objectives_under_conditions_and_constraints(tmp_path: Path) -> None:
+    changes = {
+        "gan": {**TINY["gan"], "beta2": 0.95},
+        "space": {
+            "gen_lr": {"log_uniform": [1e-4, 1e-2]},
+            "disc_lr": {"log_uniform": [1e-4, 1e-2]},
+            "optimizer": {"choice": ["adam", "sgd"]},
+            "beta2": {"uniform": [0.9, 0.999], "when": {"optimizer": "adam"}},
+        },
+        "constraints": ["disc_lr >= gen_lr"],
+        "search": {
+            "algorithm": "tpe",
+            "num_trials": 14,
+            "objectives": ["fid_proxy", "samples_per_s"],
+        },
+    }
+    run = run_sweep(SweepSpec.parse({**TINY, **changes}), tmp_path / "run")
+    trials = _study(run).trials
+    assert len(trials) == 14
+    for trial in trials:
+        assert trial.params["disc_lr"] >= trial.params["gen_lr"]
+        assert ("beta2" in trial.params) == (trial.params["optimizer"] == "adam")
+        if trial.state == TrialState.COMPLETE:
+            assert len(trial.values) == 2
+    records = ranking_records(rank(load_results(run)))
+    front = {record["trial"] for record in records if record["pareto"]}
+    completed = [record["trial"] for record in records if record["state"] == "completed"]
+    assert front == {trial.number for trial in _study(run).best_trials} & set(completed)
+    assert completed[0] in front
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_learns_from_an_older_one(tmp_path: Path) -> None:
+    old = run_sweep(SweepSpec.parse(TINY), tmp_path / "old")
+    search = {"algorithm": "tpe", "num_trials": 3, "warm_start": [str(old)]}
+    warm = run_sweep(SweepSpec.parse({**TINY, "search": search}), tmp_path / "warm")
+    known = json.loads((warm / "warm_start.json").read_text())
+    ranked = [state for state in load_results(old)["state"] if state in ("completed", "stopped")]
+    assert len(known) == len(ranked)
+    assert len(load_results(warm)) == 3
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_best_are_confirmed_with_fresh_seeds(tmp_path: Path) -> None:
+    run = run_sweep(SweepSpec.parse(TINY), tmp_path / "run")
+    result = tune_gan("confirm", run, "--top", "2", "--seeds", "3", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    confirmed = json.loads(result.stdout)
+    configurations = confirmed["configurations"]
+    assert 0 in [row["trial"] for row in configurations]
+    assert len(configurations) in (2, 3)
+    for row in configurations:
+        assert row["seeds"] + row["lost"] == 3
+        assert len(row["scores"]) == row["seeds"]
+    assert confirmed["left"] == 0
+    assert confirmed["real_samples"]["num_samples"] == 10_000
+    # Each training is that of `train` with the seed, and is scored with other latents.
+    seeds = {int(config["seed"]) for config in _configs(run / "confirm")}
+    assert seeds == {1, 2, 3}
+    reports = [json.loads(line) for line in _result(run / "confirm", 0).splitlines()]
+    assert len(reports[-1]["rescored"]) == 3
+    assert len(set(reports[-1]["rescored"])) == 3
+    best = tune_gan("best", run, cwd=tmp_path).stdout.splitlines()[0]
+    first = configurations[0]
+    assert best.startswith(f"# trial {first['trial']} of 'run', chosen by the mean of ")
+    other = tune_gan("confirm", run, "--top", "2", "--seeds", "4", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "remove it to make another" in other.stderr
+
+
+def _configs(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(run.glob("trial_*/params.json"))]
+
+
+def _result(run: Path, trial: int) -> str:
+    return (run / f"trial_{trial:05d}" / "result.json").read_text()
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_failed_and_diverged_trials_are_named_and_ranked_last(tmp_path: Path) -> None:
     changes = {
         "gan": {**TINY["gan"], "optimizer": "sgd", "loss": "least_squares", "dropout": 0.0},
@@ -193,7 +278,7 @@ def test_a_sweep_in_which_every_trial_fails_exits_with_1(tmp_path: Path) -> None
     result = tune_gan("sweep", "circle", *changes, "--out", "run", cwd=tmp_path)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("tune-gan: no trial can be ranked (2 failed); first cause: ")
+    assert last.startswith("tune-gan: no trial can be ranked (2 failed); causes: 2 of ")
     assert "device cuda:99 is not there" in last
     assert "Traceback" not in result.stderr
 

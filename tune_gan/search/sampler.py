@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_gan.errors import ConfigError
 from tune_gan.search.space import Value, in_order
@@ -25,14 +25,18 @@ def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[st
         spec: The sweep.
         number: Number of the trial to be.
         trials: What to learn from: complete trials by their score, pruned ones, as Optuna's TPE does,
-            behind all complete ones and by how far they came; and running ones, to keep away from.
+            behind all complete ones and by how far they came, with two objectives as equals; and
+            running ones, to keep away from.
 
     Raises:
         ConfigError: if hardly any point fulfils the constraints.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=spec.search.directions, sampler=_sampler(spec, number))
-    study.add_trials([trial for trial in trials if trial.state in _LEARNT_FROM])
+    learnt = [trial for trial in trials if trial.state in _LEARNT_FROM]
+    if len(spec.search.objectives) > 1:
+        learnt = [_without_reports(trial) for trial in learnt]
+    study.add_trials(learnt)
     order = in_order(spec.space)
     for _ in range(_MOST_DRAWS):
         trial = study.ask()
@@ -47,6 +51,16 @@ def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[st
     raise ConfigError(
         f"constraints: none of {_MOST_DRAWS:,} points drawn from the space fulfils {listed}; "
         "loosen them or narrow the space"
+    )
+
+
+def _without_reports(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial whose reports Optuna's TPE cannot compare, with more than one objective."""
+    return create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
     )
 
 

@@ -36,6 +36,7 @@ class Budget(tune.Stopper):
             if (reports := read_reports(trial_folder(study.folder, trial.number) / REPORTS_FILE))
         }
         self.spent = ""
+        self.check()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out everything when Tune pickles its settings, which nobody reads."""

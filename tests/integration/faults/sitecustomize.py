@@ -77,6 +77,12 @@ def _raise(report: Any) -> None:
     raise ValueError("forced to fail")
 
 
+def _crash(report: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    # Ray first writes down where it happened, while other threads go on.
+    time.sleep(1e6)
+
+
 def _exhaust(report: Any) -> None:
     import torch
 
@@ -88,7 +94,7 @@ _FAULTS: dict[str, Any] = {
     "exception": _raise,
     "memory": _exhaust,
     "exit": lambda report: os._exit(3),
-    "segfault": lambda report: os.kill(os.getpid(), signal.SIGSEGV),
+    "segfault": _crash,
     "hang": lambda report: time.sleep(1e6),
 }
 
