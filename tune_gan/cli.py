@@ -311,6 +311,8 @@ def resume(
     folder = run.absolute()
     with _resumable(folder):
         end = resume_sweep(folder, changes)
+        if not end.num_resumed:
+            print("nothing is left to do; --num-trials N runs more", file=sys.stderr)
         _conclude(end.folder, end.num_left, end.budget, as_json)
 
 

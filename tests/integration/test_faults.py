@@ -76,8 +76,9 @@ def reports(run: Path, trial: int) -> list[dict[str, Any]]:
 
 
 def numbers(run: Path, trial: int) -> list[dict[str, Any]]:
-    """A trial's reports without what a clock says."""
-    return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in reports(run, trial)]
+    """A trial's reports without what a clock says, and without notes of what befell it."""
+    left_out = ("samples_per_s", "train_time_s", "time_s", "cause")
+    return [{k: v for k, v in r.items() if k not in left_out} for r in reports(run, trial)]
 
 
 def study(run: Path) -> optuna.Study:

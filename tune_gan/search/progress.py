@@ -1,7 +1,7 @@
 """What a sweep shows while it runs: a bar on a terminal, a line for every finished trial."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
@@ -23,17 +23,22 @@ class SweepProgress(tune.Callback):
         spec: The sweep.
         console: Where to write.
         scores: `best_fid_proxy` by trial of those that ended before this start; None without one.
+        budget_left: Returns the seconds that the sweep's budget lasts.
     """
 
     def __init__(
-        self, spec: SweepSpec, console: Console, scores: Mapping[int, float | None] | None = None
+        self,
+        spec: SweepSpec,
+        console: Console,
+        scores: Mapping[int, float | None],
+        budget_left: Callable[[], float],
     ) -> None:
-        self._spec, self._console = spec, console
+        self._spec, self._console, self._budget_left = spec, console, budget_left
         self._started = time.monotonic()
-        self._num_before = self._num_finished = len(scores or {})
+        self._num_before = self._num_finished = len(scores)
         self._share_done: dict[str, float] = {}
         self._share_before: dict[str, float] = {}
-        self._scores = {str(n): score for n, score in (scores or {}).items() if score is not None}
+        self._scores = {str(n): score for n, score in scores.items() if score is not None}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -122,7 +127,8 @@ class SweepProgress(tune.Callback):
         if done <= 0 or left <= 0:
             return ""
         elapsed = time.monotonic() - self._started
-        return f"about {describe_duration(elapsed / done * left)} left"
+        seconds = min(elapsed / done * left, self._budget_left())
+        return f"about {describe_duration(seconds)} left"
 
 
 def trial_number(trial: Trial) -> str:

@@ -1,5 +1,6 @@
 """What watches over a running sweep: its budget, hung trials, failures, the disk."""
 
+import math
 import shutil
 import time
 from contextlib import suppress
@@ -35,6 +36,7 @@ class Budget(tune.Stopper):
             for trial in study.trials
             if (reports := read_reports(trial_folder(study.folder, trial.number) / REPORTS_FILE))
         }
+        self._iterations_before = sum(self._iterations.values())
         self.spent = ""
         self.check()
 
@@ -57,6 +59,15 @@ class Budget(tune.Stopper):
         if self._budget.iterations is not None and total >= self._budget.iterations:
             self.spent = f"its {self._budget.iterations:,} iterations are spent"
         self._search.is_over = bool(self.spent)
+
+    def seconds_left(self) -> float:
+        """Return about how long the budget lasts, at the speed so far; infinite without one."""
+        elapsed, total = time.monotonic() - self._started, sum(self._iterations.values())
+        left = math.inf if self._budget.time is None else self._budget.time - elapsed
+        speed = (total - self._iterations_before) / elapsed
+        if self._budget.iterations is not None and speed:
+            left = min(left, (self._budget.iterations - total) / speed)
+        return max(left, 0.0)
 
     def stop_all(self) -> bool:
         """Stop no trial before its next report."""

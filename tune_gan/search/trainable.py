@@ -55,7 +55,7 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
     folder = trial_folder(Path(run), number)
     try:
         _require_run(Path(run))
-        folder.mkdir(exist_ok=True)
+        _make_folder(folder)
         # As Ray Tune's own tools look for it.
         write_whole(folder / "params.json", json.dumps(values))
         # A process of a sweep that was killed may live on for a moment.
@@ -63,8 +63,8 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
             _train(folder, values, SweepSpec.parse(spec))
     except InputError as error:
         raise TrialFailure("input", str(error)) from None
-    except (StorageError, OSError) as error:
-        raise TrialFailure("storage", " ".join(str(error).split())) from None
+    except StorageError as error:
+        raise TrialFailure("storage", str(error)) from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrialFailure("memory", _one_line(error)) from None
     except RuntimeError as error:
@@ -133,6 +133,13 @@ def _require_run(run: Path) -> None:
             f"{run} is not to be seen on this machine; a sweep over several machines wants a folder "
             "that all of them share"
         )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made ({error.strerror})") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -39,11 +39,13 @@ class SweepEnd:
 
     Attributes:
         folder: The run folder.
+        num_resumed: Trials that had not ended when it started.
         num_left: Trials that have not ended.
         budget: What of its budget is spent, empty where that is not why trials are left.
     """
 
     folder: Path
+    num_resumed: int
     num_left: int
     budget: str
 
@@ -130,7 +132,7 @@ def resume_sweep(
             write_whole(folder / "sweep.yaml", spec.to_yaml())
         study.settle()
         if not _num_left(study):
-            return SweepEnd(folder, 0, "")
+            return SweepEnd(folder, 0, 0, "")
         _prepare(spec, console)
         with on_ray():
             workers = num_workers(spec, ray.cluster_resources())
@@ -223,7 +225,7 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     finally:
         with suppress(StorageError):
             search.close()
-    return SweepEnd(folder, _num_left(study), budget.spent if _num_left(study) else "")
+    return SweepEnd(folder, left, _num_left(study), budget.spent if _num_left(study) else "")
 
 
 def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Console) -> None:
@@ -258,7 +260,7 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
             callbacks=[
                 Supervisor(study, search, budget),
                 Curves(study),
-                SweepProgress(spec, console, scores),
+                SweepProgress(spec, console, scores, budget.seconds_left),
             ],
             verbose=0,
         ),
