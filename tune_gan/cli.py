@@ -392,6 +392,15 @@ def rank(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Say how far a sweep has come, and who is at work on it."""
+    from tune_gan.results.show import print_status
+    from tune_gan.search.lock import holder
+
+    print_status(run, holder(run), as_json)
+
+
+@app.command()
 def best(run: RunArgument) -> None:
     """Print the best trial's configuration as YAML for `train --config`."""
     from tune_gan.results.show import best_yaml

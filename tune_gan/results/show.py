@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_gan.results.confirmed import Confirmed, not_separable
-from tune_gan.results.ranking import best_trial, choose, gain_over_default, searched_fields
-from tune_gan.results.trials import SECOND_OBJECTIVES, read_trials, trial_config
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import best_trial, choose, gain_over_default, rank, searched_fields
+from tune_gan.results.trials import SECOND_OBJECTIVES, read_sweep, read_trials, trial_config
 
 _WIDTH_OF_A_FILE = 240
 _WIDTH_OF_A_CAUSE = 24
@@ -74,6 +75,48 @@ def best_yaml(run: Path) -> str:
     values = next(trial.values for trial in read_trials(run) if trial.number == choice.trial)
     heading = f"# trial {choice.trial} of {run.absolute().name!r}, chosen {choice.rule}\n"
     return heading + trial_config(run, values).to_yaml()
+
+
+def status_record(run: Path) -> dict[str, Any]:
+    """Return how far a run has come.
+
+    Returns:
+        ``trials``, how many the sweep has in all, None for a grid; ``states``, how many are in which
+        state; ``best_trial`` and ``best_fid_proxy`` of those that have a rank so far, else None.
+
+    Raises:
+        RunFolderError: if the folder is no run folder.
+    """
+    ranked = rank(load_results(run))
+    counts = {str(state): int(n) for state, n in ranked["state"].value_counts().items()}
+    has_best = not ranked.empty and not pd.isna(ranked["rank"].iloc[0])
+    best = ranked.iloc[0] if has_best else None
+    return {
+        "trials": read_sweep(run).get("search", {}).get("num_trials"),
+        "states": counts,
+        "best_trial": None if best is None else int(best["trial"]),
+        "best_fid_proxy": None if best is None else float(best["best_fid_proxy"]),
+    }
+
+
+def print_status(run: Path, at_work: str | None, as_json: bool) -> None:
+    """Print how far a run has come on the standard output.
+
+    Args:
+        run: The run folder.
+        at_work: Who holds it, in words, if somebody does.
+        as_json: As JSON, with ``at_work`` added.
+    """
+    record = {**status_record(run), "at_work": at_work}
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    states = ", ".join(f"{n} {state}" for state, n in record["states"].items()) or "none has begun"
+    print(f"trials: {states}" + (f", of {record['trials']} in all" if record["trials"] else ""))
+    if record["best_trial"] is not None:
+        print(f"best:   fid_proxy {record['best_fid_proxy']:.4g} by trial {record['best_trial']}")
+    go_on = f"nobody; go on with: tune-gan resume {shlex.quote(str(run))}"
+    print(f"at work: {at_work or go_on}")
 
 
 def gain_line(ranked: pd.DataFrame) -> str:

@@ -62,6 +62,22 @@ def require_free(folder: Path) -> None:
         pass
 
 
+def holder(folder: Path) -> str | None:
+    """Return who holds a run folder, in words, or None; nothing is written."""
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        if path.exists():
+            lock.acquire(blocking=False)
+    except Timeout:
+        return _holder(path)
+    except OSError:
+        return None
+    finally:
+        lock.release()
+    return None
+
+
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
