@@ -372,6 +372,8 @@ def _conclude(folder: Path, num_left: int, budget: str, as_json: bool) -> None:
     conclude(folder, as_json)
     command = f"tune-gan resume {shlex.quote(str(folder))}"
     if budget:
+        if "iterations" in budget:
+            command += " --max-iterations-total N, with a greater N"
         print(
             f"tune-gan: {num_left} trials are left, since the budget is spent: {budget}; "
             f"go on with: {command}",

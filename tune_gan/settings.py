@@ -111,13 +111,15 @@ _SECONDS_OF = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(value: object) -> object:
-    """Return the seconds of a text such as ``2h``, ``1h30m`` or ``45s``; a number is seconds already.
+    """Return the seconds of a text such as ``2h``, ``1h30m`` or ``45s``; a bare number is seconds.
 
     Raises:
         ConfigError: for any other text.
     """
     if not isinstance(value, str):
         return value
+    if re.fullmatch(r"\d{1,12}(\.\d+)?", value):
+        return float(value)
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", value.replace(" ", ""))
     if "".join(number + unit for number, unit in parts) != value.replace(" ", "") or not parts:
         raise ConfigError(f"{shortened(value)} is no time; give e.g. 2h, 1h30m, 45s or seconds")

@@ -1,6 +1,6 @@
 """What would the rules that end hopeless trials have done to trials that nobody ended?
 
-``python -m tests.benchmarks.stopping_rules RUN`` reads a sweep whose trials all came to their last
+``python -m tests.benchmarks.stopping_rules RUN...`` reads sweeps whose trials all came to their last
 iteration, and prints for each rule how many it would have ended, and what they still had before them.
 """
 
@@ -35,14 +35,12 @@ def ended_at(trial: ListedTrial, settings: HealthSettings, grace_period: int) ->
 
 def main() -> None:
     """Print a line for each rule."""
-    run = Path(sys.argv[1])
-    spec = SweepSpec.from_yaml(run / "sweep.yaml")
-    trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED]
+    runs = [Path(argument) for argument in sys.argv[1:]]
+    spec = SweepSpec.from_yaml(runs[0] / "sweep.yaml")
+    trials = [t for run in runs for t in read_trials(run) if t.state == TrialState.COMPLETED]
     finals = sorted(min(r["fid_proxy"] for r in trial.reports) for trial in trials)
     print(f"{len(trials)} trials, the best {', '.join(f'{score:.3g}' for score in finals[:12])}\n")
-    print(
-        "| rule | ended | of these better later | the best of these: then -> later | its rank |"
-    )
+    print("| rule | ended | of these better later | the best of these: then -> later | its rank |")
     print("|---|---|---|---|---|")
     rules = {**_RULES, "all three, as by default": HealthSettings()}
     for name, settings in rules.items():

@@ -392,7 +392,7 @@ def test_budgets_end_a_sweep_within_a_report(whole_run: Path, tmp_path: Path) ->
     assert ended.returncode == 0, ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert "since the budget is spent: its 1,200 iterations are spent" in last
-    assert last.endswith(f"go on with: tune-gan resume {run}")
+    assert last.endswith(f"tune-gan resume {run} --max-iterations-total N, with a greater N")
     spent = sum((iterations(run, trial) or [0])[-1] for trial in range(8))
     assert 1200 <= spent <= 1200 + 2 * REPORT_EVERY
     states = list(load_results(run)["state"])

@@ -45,11 +45,13 @@ class Confirmed:
             against the first; and ``scores``, one for each seed.
         floor: What real samples score.
         num_left: Trainings that have not ended.
+        num_ended: Trials of the run that had ended when it was begun.
     """
 
     table: pd.DataFrame
     floor: Floor | None
     num_left: int
+    num_ended: int
 
 
 def load_confirmation(run: Path) -> Confirmed | None:
@@ -67,19 +69,23 @@ def load_confirmation(run: Path) -> Confirmed | None:
     folder = run / CONFIRMATION_FOLDER
     if not (folder / TRIALS_FILE).is_file():
         return None
-    how = read_sweep(folder).get("confirmation")
-    if not isinstance(how, dict) or not isinstance(how.get("candidates"), dict):
-        raise RunFolderError(f"{folder / 'sweep.yaml'} is damaged: it confirms nothing")
-    candidates = [int(number) for number in how["candidates"]]
-    total = len(candidates) * len(how["seeds"])
+    how: Any = read_sweep(folder).get("confirmation")
+    try:
+        candidates = [int(number) for number in how["candidates"]]
+        num_seeds, num_ended = len(how["seeds"]), int(how["num_ended"])
+        if not candidates or not num_seeds:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(f"{folder / 'sweep.yaml'} is damaged: it confirms nothing") from None
+    total = len(candidates) * num_seeds
     trials = read_trials(folder)
     rows = []
     for place, number in enumerate(candidates):
         own = [trial for trial in trials if trial.number % len(candidates) == place]
-        rows.append({"trial": number, **_summary(own, len(how["seeds"]))})
+        rows.append({"trial": number, **_summary(own, num_seeds)})
     table = _ranked(pd.DataFrame(rows))
     ended = sum(t.state not in (TrialState.RUNNING, TrialState.PENDING) for t in trials)
-    return Confirmed(table, _read_floor(folder), total - ended)
+    return Confirmed(table, _read_floor(folder), total - ended, num_ended)
 
 
 def not_separable(confirmed: Confirmed) -> list[int]:

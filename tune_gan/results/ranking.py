@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tune_gan.errors import SweepFailedError
-from tune_gan.results.confirmed import load_confirmation
+from tune_gan.results.confirmed import Confirmed, load_confirmation
 from tune_gan.results.load import COLUMNS, load_results
 from tune_gan.results.trials import SECOND_OBJECTIVES, TrialState, trial_folder
 
@@ -75,6 +75,8 @@ def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[b
     return [
         bool(
             done
+            and p1 == p1
+            and p2 == p2
             and not any(
                 other_done and o1 <= p1 and o2 <= p2 and (o1, o2) != (p1, p2)
                 for o1, o2, other_done in points
@@ -123,20 +125,31 @@ def choose(run: Path) -> Choice:
         RunFolderError: if the folder is no run folder.
         SweepFailedError: if no trial is ranked.
     """
-    confirmed = load_confirmation(run)
-    if confirmed is not None and not confirmed.num_left and confirmed.table["seeds"].iloc[0]:
+    confirmed, trials = load_confirmation(run), load_results(run)
+    is_whole = confirmed is not None and not confirmed.num_left
+    # One that is older than the last trials of the run has not seen them.
+    if confirmed and is_whole and confirmed.num_ended >= num_ended(trials) and _has_scores(confirmed):
         first = confirmed.table.iloc[0]
         return Choice(
             int(first["trial"]),
             f"by the mean of {first['seeds']} seeds, {first['mean']:.6g} "
             f"({first['low']:.4g} to {first['high']:.4g}), best with probability {first['p_best']:.2f}",
         )
-    best = best_trial(rank(load_results(run)))
+    best = best_trial(rank(trials))
     return Choice(
         int(best["trial"]),
         f"by its best fid_proxy, {best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}, "
         "of one seed",
     )
+
+
+def num_ended(trials: pd.DataFrame) -> int:
+    """Return how many trials have ended, in whatever state."""
+    return int((~trials["state"].isin([TrialState.RUNNING, TrialState.PENDING])).sum())
+
+
+def _has_scores(confirmed: Confirmed) -> bool:
+    return bool(confirmed.table["seeds"].iloc[0])
 
 
 def best_trial_folder(run: Path) -> Path:

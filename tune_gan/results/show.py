@@ -115,8 +115,9 @@ def print_status(run: Path, at_work: str | None, as_json: bool) -> None:
     print(f"trials: {states}" + (f", of {record['trials']} in all" if record["trials"] else ""))
     if record["best_trial"] is not None:
         print(f"best:   fid_proxy {record['best_fid_proxy']:.4g} by trial {record['best_trial']}")
-    go_on = f"nobody; go on with: tune-gan resume {shlex.quote(str(run))}"
-    print(f"at work: {at_work or go_on}")
+    ended = sum(n for state, n in record["states"].items() if state not in ("running", "pending"))
+    go_on = "" if ended == record["trials"] else f"; tune-gan resume {shlex.quote(str(run))} goes on"
+    print(f"at work: {at_work or 'nobody' + go_on}")
 
 
 def gain_line(ranked: pd.DataFrame) -> str:
@@ -159,7 +160,8 @@ def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     config = shlex.quote(str(folder / "best.yaml"))
     console.print(f"\n{gain_line(ranked)}")
-    console.print(f"samples of the best: {folder / 'best_samples.png'}")
+    if (folder / "best_samples.png").exists():
+        console.print(f"samples of the best: {folder / 'best_samples.png'}")
     console.print(f"train with it:       tune-gan train --config {config}")
     console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")
 

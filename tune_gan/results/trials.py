@@ -1,5 +1,6 @@
 """Read the trials of a run folder, also while the sweep runs."""
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,9 @@ def read_trials(folder: Path) -> list[ListedTrial]:
         # Not at the top: only folders of version 0.1.0 need it.
         from tune_gan.results.earlier import read_trials_of_tune
 
+        journal = folder / "optuna_journal.log"
+        if journal.is_file() and b'"spec"' in journal.read_bytes():
+            raise RunFolderError(f"{path} is missing; `tune-gan resume` makes it anew")
         return read_trials_of_tune(folder)
     lines, damaged = read_lines(path)
     if damaged:
@@ -153,7 +157,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
 def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedTrial:
     own_folder = trial_folder(folder, number)
     state, cause = TrialState(line["state"]), str(line.get("cause") or "")
-    values = line.get("config")
+    values = line.get("config", _params(own_folder))
     reports = read_reports(own_folder / REPORTS_FILE)
     if not own_folder.is_dir() and state != TrialState.PENDING:
         _log.warning("%s is missing", own_folder)
@@ -161,4 +165,16 @@ def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedT
     if state in (TrialState.RUNNING, TrialState.PENDING):
         stand = f"unfinished at iteration {reports[-1]['iteration']}" if reports else "no report yet"
         cause = f"{stand}; {cause}" if cause else stand
+    if not isinstance(values, dict):
+        _log.warning("%s: the configuration of trial %d is lost", folder / TRIALS_FILE, number)
+        if state in (TrialState.COMPLETED, TrialState.STOPPED):
+            state, cause = TrialState.FAILED, "its configuration is lost"
     return ListedTrial(number, state, cause, values if isinstance(values, dict) else {}, reports)
+
+
+def _params(folder: Path) -> Any:
+    """Return a trial's searched fields as its own folder says, or None."""
+    try:
+        return json.loads((folder / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -43,5 +43,6 @@ def write_best(folder: Path) -> None:
         StorageError: if a file cannot be written.
     """
     write_whole(folder / "best.yaml", best_yaml(folder))
+    (folder / "best_samples.png").unlink(missing_ok=True)
     with suppress(CheckpointError):
         save_best_samples(best_trial_folder(folder), folder / "best_samples.png")

@@ -11,9 +11,10 @@ from tune_gan.files import write_whole
 from tune_gan.gan.training import load_data, score_of_real
 from tune_gan.results.confirmed import CONFIRMATION_FOLDER, FLOOR_FILE
 from tune_gan.results.load import load_results
-from tune_gan.results.ranking import best_trial, rank
+from tune_gan.results.ranking import best_trial, num_ended, rank
 from tune_gan.results.trials import TRIALS_FILE, read_trials
-from tune_gan.search.spec import Confirmation, SchedulerSettings, SweepSpec
+from tune_gan.search.lock import holder
+from tune_gan.search.spec import Budget, Confirmation, SchedulerSettings, SearchSettings, SweepSpec
 from tune_gan.search.study import STORAGE_FILE
 from tune_gan.search.tuner import SweepEnd, resume_sweep, start_sweep
 
@@ -38,8 +39,9 @@ def confirm(run: Path, top: int, num_seeds: int, console: Console | None = None)
         SweepFailedError: if no trial of the run is ranked.
     """
     folder = run.absolute() / CONFIRMATION_FOLDER
-    begun = (folder / TRIALS_FILE).exists() or (folder / STORAGE_FILE).exists()
-    if begun:
+    if at_work := holder(run):
+        raise RunFolderError(f"{run} is in use by {at_work}; confirm it when it has ended")
+    if any((folder / name).exists() for name in ("sweep.yaml", TRIALS_FILE, STORAGE_FILE)):
         _require_same(folder, top, num_seeds)
         end = resume_sweep(folder, {}, console)
     else:
@@ -69,7 +71,11 @@ def confirmation_spec(run: Path, top: int, num_seeds: int) -> SweepSpec:
             "name": f"{spec.name[:_LONGEST_NAME]}-confirm",
             "constraints": [],
             "scheduler": SchedulerSettings(name="none"),
-            "confirmation": Confirmation(candidates=candidates, seeds=seeds),
+            "search": SearchSettings(algorithm="random", num_trials=None),
+            "budget": Budget(trial_time=spec.budget.trial_time),
+            "confirmation": Confirmation(
+                candidates=candidates, seeds=seeds, top=top, num_ended=num_ended(ranked)
+            ),
         }
     )
 
@@ -78,11 +84,15 @@ def _require_same(folder: Path, top: int, num_seeds: int) -> None:
     how = _spec_of(folder).confirmation
     if how is None:
         raise RunFolderError(f"{folder} is no confirmation")
-    # The default is one more, unless it is among the best.
-    if len(how.seeds) != num_seeds or len(how.candidates) not in (top, top + 1):
+    if (how.top, len(how.seeds)) != (top, num_seeds):
         raise ConfigError(
-            f"{folder} holds a confirmation of {len(how.candidates)} configurations with "
-            f"{len(how.seeds)} seeds already; remove it to make another"
+            f"{folder} holds a confirmation of the best {how.top} with {len(how.seeds)} seeds already; "
+            "remove it to make another"
+        )
+    grown = num_ended(load_results(folder.parent)) - how.num_ended
+    if grown > 0:
+        raise ConfigError(
+            f"{folder} is older than the last {grown} trials of the sweep; remove it to make another"
         )
 
 

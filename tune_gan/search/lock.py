@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         holder = {
             "process": os.getpid(),
             "host": socket.gethostname(),
-            "user": getpass.getuser(),
+            "user": _user(),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         # What is told of the holder is a courtesy; the lock itself holds without.
@@ -47,6 +47,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _user() -> str:
+    """Return who runs this process; in a container the number may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def require_free(folder: Path) -> None:

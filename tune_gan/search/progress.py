@@ -83,6 +83,10 @@ class SweepProgress(tune.Callback):
             end = f"{state} {where}: {result['cause']}"
         elif not result.get("iteration"):
             end = "ended without a report"
+        elif state == "running" and not getattr(trial, "stopped_by_scheduler", False):
+            line = f"trial {trial_number(trial)} set aside {where}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return
         else:
             state = "stopped" if state == "running" else state
             end = f"{state} {where}, best fid_proxy {result['best_fid_proxy']:.4g}"

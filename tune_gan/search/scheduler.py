@@ -58,7 +58,11 @@ class SweepAsha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Return whether a trial goes on."""
         action = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial.trial_id == DEFAULT_TRIAL_ID else action
+        if trial.trial_id == DEFAULT_TRIAL_ID:
+            return TrialScheduler.CONTINUE
+        # What else may end a trial early looks the same to Tune.
+        trial.stopped_by_scheduler = action == TrialScheduler.STOP  # type: ignore[attr-defined]
+        return action
 
 
 def tune_trial_id(number: int) -> str:

@@ -32,6 +32,7 @@ class TuneTrial(Trial):
     hung_s = 0.0
     cause = ""
     kind = ""
+    stopped_by_scheduler = False
     _in_a_row = 0
     _retry = False
     _was_alone = False
@@ -149,18 +150,23 @@ class StudySearch(SearchAlgorithm):
     ) -> None:
         """Tell the study how a trial ended; one that was cut short is to go on later."""
         number = int(trial_id)
-        trial = self._live.pop(number, None)
+        trial = self._live.get(number)
         if trial is None:
             return
+        self._tell(number, trial, result, error)
+        del self._live[number]
+
+    def _tell(self, number: int, trial: TuneTrial, result: dict[str, Any] | None, error: bool) -> None:
         if error and trial.kind == "storage":
             self._study.requeue(number)
             self._study.broken = StorageError(trial.cause)
             raise self._study.broken
         if error:
-            self._study.end(number, "failed", trial.cause, [])
+            self._study.end(number, "failed", trial.cause)
         elif result is None or "state" not in result:
             self._study.requeue(number)
-        elif result["state"] == "running" and self.is_over:
+        elif result["state"] == "running" and not trial.stopped_by_scheduler:
+            # Cut short by the budget.
             self._study.report(number, result["evaluation"], float(result[METRIC]))
             self._study.requeue(number)
         else:

@@ -159,7 +159,12 @@ class Distribution:
             for value in self.arguments
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        if not len(numbers) == len(self.arguments) == count or not all(map(math.isfinite, numbers)):
+        try:
+            are_finite = all(map(math.isfinite, numbers))
+        except OverflowError:
+            # A whole number of hundreds of digits.
+            return False
+        if not len(numbers) == len(self.arguments) == count or not are_finite:
             return False
         whole = all(isinstance(number, int) for number in numbers)
         low, high = numbers[:2]

@@ -131,9 +131,12 @@ class Confirmation(Settings):
     """What `tune-gan confirm` trains: some configurations of another run with fresh seeds."""
 
     candidates: dict[int, dict[str, Any]] = Field(
-        description="By their trial in the other run, the searched fields of the configurations."
+        min_length=1,
+        description="By their trial in the other run, the searched fields of the configurations.",
     )
     seeds: list[int] = Field(min_length=1, description="The seeds to train each with.")
+    top: int = Field(ge=1, description="How many of the best were asked for.")
+    num_ended: int = Field(ge=0, description="Trials of the other run that had ended.")
     num_samples: int = Field(10_000, ge=100, description="Samples of each score.")
     num_latent_seeds: int = Field(3, ge=1, description="Sets of latents to score each with.")
 
@@ -174,7 +177,10 @@ def _candidates(value: object) -> object:
     """Take the trial numbers of a JSON or YAML mapping, which may be text."""
     if not isinstance(value, Mapping) or not isinstance(value.get("candidates"), Mapping):
         return value
-    numbered = {int(number): dict(values) for number, values in value["candidates"].items()}
+    try:
+        numbered = {int(number): dict(values) for number, values in value["candidates"].items()}
+    except (TypeError, ValueError):
+        raise ConfigError("candidates takes trial numbers with their fields") from None
     return {**value, "candidates": numbered}
 
 
@@ -292,11 +298,18 @@ class SweepSpec(Settings):
 
     def _check_bounds(self) -> None:
         """Put every end and choice of the space into the configuration once."""
-        base = self.gan.model_dump()
+        base, default = self.gan.model_dump(), self.default_point
         for field, distribution in self.space.items():
             for value in distribution.extremes():
+                # With what is searched only where this field has this value.
+                point: dict[str, Any] = {}
+                for name in in_order(self.space):
+                    if name == field:
+                        point[name] = value
+                    elif self.space[name].is_active(point):
+                        point[name] = default.get(name, self.space[name].extremes()[0])
                 try:
-                    GanConfig.parse({**base, field: value})
+                    GanConfig.parse({**base, **point})
                 except ConfigError as error:
                     raise ConfigError(f"space: {error}") from None
 

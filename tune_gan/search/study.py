@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -72,7 +71,11 @@ class SweepStudy:
         self.folder = folder
         self.broken: StorageError | None = None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage, self._study = _open(folder) if spec is None else _create(folder, spec)
+        if spec is None:
+            self._storage, self._study = _open(folder)
+        else:
+            write_whole(folder / TRIALS_FILE, "")
+            self._storage, self._study = _create(folder, spec, folder / STORAGE_FILE)
         self.spec = SweepSpec.parse(json.loads(self._study.user_attrs[_SPEC]))
         self._distributions = {name: d.to_optuna() for name, d in self.spec.space.items()}
 
@@ -136,7 +139,7 @@ class SweepStudy:
         """Write down what befell a trial that goes on."""
         self._list(number, "running", cause)
 
-    def end(self, number: int, state: str, cause: str, objectives: list[float]) -> None:
+    def end(self, number: int, state: str, cause: str, objectives: list[float] | None = None) -> None:
         """Write down how a trial ended.
 
         Args:
@@ -156,6 +159,8 @@ class SweepStudy:
 
     def settle(self) -> None:
         """Bring a study that was left behind into order: no trial runs, and the list says the same."""
+        for aside in self.folder.glob(".*.tmp"):
+            aside.unlink(missing_ok=True)
         for trial in self.frozen_trials:
             if trial.state == TrialState.RUNNING:
                 with self._writing():
@@ -165,7 +170,9 @@ class SweepStudy:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             write_whole(self.folder / TRIALS_FILE, text)
 
-    def _tell(self, number: int, told: TrialState, objectives: list[float]) -> None:
+    def _tell(self, number: int, told: TrialState, objectives: list[float] | None) -> None:
+        if told == TrialState.COMPLETE and objectives is None:
+            told = TrialState.FAIL
         values = objectives if told == TrialState.COMPLETE else None
         self._study.tell(number, values, state=told)
 
@@ -198,15 +205,14 @@ class SweepStudy:
             raise
 
 
-def _create(folder: Path, spec: SweepSpec) -> _StoredStudy:
+def _create(folder: Path, spec: SweepSpec, path: Path) -> _StoredStudy:
     try:
-        storage = JournalStorage(JournalFileBackend(str(folder / STORAGE_FILE)))
+        storage = JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             study_name=folder.name, storage=storage, directions=spec.search.directions
         )
         study.set_user_attr(_SPEC, json.dumps(spec.model_dump(mode="json")))
     except OSError as error:
-        path = folder / STORAGE_FILE
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
     return storage, study
 
@@ -215,7 +221,9 @@ def _open(folder: Path) -> _StoredStudy:
     path = folder / STORAGE_FILE
     try:
         _cut_back(path)
-        return _load(path)
+        storage, study = _load(path)
+        _catch_up(folder, storage, study)
+        return storage, study
     except FileNotFoundError:
         problem = "is missing"
     except OSError as error:
@@ -262,43 +270,88 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
+def _catch_up(folder: Path, storage: JournalStorage, study: optuna.Study) -> None:
+    """Add to a study what the list of trials alone knows, since the end of the journal was lost."""
+    if not (folder / TRIALS_FILE).is_file():
+        return
+    spec = SweepSpec.parse(json.loads(study.user_attrs[_SPEC]))
+    listed = {trial.number: trial for trial in _listed(folder)}
+    known = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    behind = [
+        number
+        for number, trial in listed.items()
+        if number not in known
+        or (trial.state not in (State.RUNNING, State.PENDING) and not known[number].state.is_finished())
+    ]
+    if not behind:
+        return
+    path = folder / STORAGE_FILE
+    _log.warning("%s lacks the end of %d trials, taken from %s", path, len(behind), TRIALS_FILE)
+    for number in range(max(listed) + 1):
+        if number not in known:
+            study.add_trial(_to_frozen(listed.get(number, _lost(number)), spec))
+        elif number in behind:
+            frozen = _to_frozen(listed[number], spec)
+            study_id = storage.get_study_id_from_name(study.study_name)
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+            for step, score in frozen.intermediate_values.items():
+                if step not in known[number].intermediate_values:
+                    storage.set_trial_intermediate_value(trial_id, step, score)
+            for name in ("state", "cause"):
+                storage.set_trial_user_attr(trial_id, name, frozen.user_attrs[name])
+            storage.set_trial_state_values(trial_id, frozen.state, frozen.values)
+
+
+def _lost(number: int) -> ListedTrial:
+    return ListedTrial(number, State.FAILED, "lost with the study", {})
+
+
+def _listed(folder: Path) -> list[ListedTrial]:
+    try:
+        return read_trials(folder)
+    except RunFolderError:
+        return []
+
+
 def _rebuild(folder: Path, problem: str) -> _StoredStudy:
     """Make the study anew from `sweep.yaml` and the list of trials."""
     path = folder / STORAGE_FILE
-    listed = {t.number: t for t in read_trials(folder)} if (folder / TRIALS_FILE).is_file() else {}
+    listed = {t.number: t for t in _listed(folder)} if (folder / TRIALS_FILE).is_file() else {}
     if not listed and list(folder.glob("trial_*")):
         raise RunFolderError(
             f"{path} {problem}, and {TRIALS_FILE} holds no trials to make it anew from; "
             "start a new sweep"
         )
     spec = SweepSpec.from_yaml(folder / "sweep.yaml")
-    if path.exists():
-        path.replace(path.with_name(f"{path.name}.damaged"))
     if listed:
         _log.warning("%s %s: made anew from %s, %d trials", path, problem, TRIALS_FILE, len(listed))
-    storage, study = _create(folder, spec)
-    distributions = {name: d.to_optuna() for name, d in spec.space.items()}
+    # Aside, and moved into place when it is whole.
+    aside = path.with_name(f"{path.name}.new")
+    aside.unlink(missing_ok=True)
+    _, study = _create(folder, spec, aside)
     for number in range(max(listed, default=-1) + 1):
-        lost = ListedTrial(number, State.FAILED, "lost with the study", {})
-        study.add_trial(_to_frozen(listed.get(number, lost), spec, distributions))
-    return storage, study
+        study.add_trial(_to_frozen(listed.get(number, _lost(number)), spec))
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.damaged"))
+    aside.replace(path)
+    return _load(path)
 
 
-def _to_frozen(
-    trial: ListedTrial, spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
-) -> FrozenTrial:
+def _to_frozen(trial: ListedTrial, spec: SweepSpec) -> FrozenTrial:
     space = spec.space
+    distributions = {name: space[name].to_optuna() for name in trial.values if name in space}
     inside = {n: v for n, v in trial.values.items() if n in space and space[n].contains(v)}
     others = {name: v for name, v in trial.values.items() if name not in inside}
     scores = {r["evaluation"]: float(r[METRIC]) for r in trial.reports if "evaluation" in r}
     state = _told(trial.state.value, trial.cause)
     if trial.state in (State.RUNNING, State.PENDING):
         state = TrialState.WAITING
-    elif not scores:
-        state = TrialState.FAIL
     values = None
     if state == TrialState.COMPLETE:
         values = objectives(spec, trial.reports)
+        state = state if values else TrialState.FAIL
+    elif state == TrialState.PRUNED and not scores:
+        state = TrialState.FAIL
     attributes = {"state": trial.state.value, "cause": trial.cause} if state.is_finished() else {}
     return create_trial(
         state=state,
@@ -316,11 +369,17 @@ def _told(state: str, cause: str) -> TrialState:
     return TrialState.PRUNED if state == "stopped" else TrialState.FAIL
 
 
-def objectives(spec: SweepSpec, reports: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the values of a sweep's objectives of a trial with these reports."""
-    best = min(float(report["fid_proxy"]) for report in reports)
-    others = [objective_of(reports, name) or 0.0 for name in spec.search.objectives[1:]]
-    return [best, *others]
+def objectives(spec: SweepSpec, reports: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Return the values of a trial's objectives by its reports; None if one is missing."""
+    if not reports:
+        return None
+    values = [min(float(report["fid_proxy"]) for report in reports)]
+    for name in spec.search.objectives[1:]:
+        value = objective_of(reports, name)
+        if value is None:
+            return None
+        values.append(value)
+    return values
 
 
 def _from_frozen(trial: FrozenTrial) -> SweepTrial:

@@ -176,7 +176,8 @@ class Curves(tune.Callback):
         """Close a trial's file, and write its hyperparameters."""
         number, result = int(trial.trial_id), trial.last_result or {}
         with suppress(OSError):
-            if trial.trial_id in self._writers:
+            ended = result.get("state") != "running" or getattr(trial, "stopped_by_scheduler", False)
+            if trial.trial_id in self._writers and ended:
                 self._writers.pop(trial.trial_id).close()
                 config = trial_config(self._study.folder, dict(trial.config))
                 scores = float(result["best_fid_proxy"]), float(result["fid_proxy"])

@@ -78,7 +78,12 @@ def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
     config = GanConfig.parse({**spec.gan.model_dump(), **values})
     checkpoint = folder / CHECKPOINT
     reached, note = _iteration_of(checkpoint)
+    for aside in checkpoint.glob(".*.tmp"):
+        aside.unlink(missing_ok=True)
     past = keep_reports_until(folder / REPORTS_FILE, reached)
+    if reached and not _ends_at(past, reached):
+        note = f"begun anew, since {folder / REPORTS_FILE} was damaged"
+        reached, past = 0, keep_reports_until(folder / REPORTS_FILE, 0)
     if past:
         # Tune may not have heard of it.
         tune.report(past[-1])
@@ -125,6 +130,13 @@ def _iteration_of(checkpoint: Path) -> tuple[int, str]:
     except CheckpointError as error:
         path.replace(path.with_suffix(".damaged"))
         return 0, f"begun anew, since {error}"
+
+
+def _ends_at(reports: list[dict[str, Any]], iteration: int) -> bool:
+    """Return whether the reports are whole up to the checkpoint's iteration."""
+    last = reports[-1] if reports else {}
+    needed = ("evaluation", "state", "cause", "fid_proxy", "best_fid_proxy", "coverage", "spread")
+    return last.get("iteration") == iteration and all(name in last for name in needed)
 
 
 def _require_run(run: Path) -> None:

@@ -28,9 +28,15 @@ from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.study import METRIC, STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
 from tune_gan.search.trainable import train_trial
-from tune_gan.search.warm_start import load_warm_start, read_warm_start, save_warm_start
+from tune_gan.search.warm_start import (
+    WARM_START_FILE,
+    load_warm_start,
+    read_warm_start,
+    save_warm_start,
+)
 
 _log = logging.getLogger(__name__)
+_BEFORE_IT_BEGINS = {LOCK_FILE, WARM_START_FILE}
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,16 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
             _prepare(spec, console)
             with on_ray():
                 workers = num_workers(spec, ray.cluster_resources())
+                save_warm_start(folder, warm_trials)
                 write_whole(folder / "sweep.yaml", spec.to_yaml())
                 write_environment(folder)
-                save_warm_start(folder, warm_trials)
                 study = SweepStudy(folder, spec)
                 return _sweep(study, workers, console)
         except BaseException:
             # Leave nothing behind where nothing was begun.
             if not (folder / "sweep.yaml").exists():
-                (folder / LOCK_FILE).unlink(missing_ok=True)
+                for name in _BEFORE_IT_BEGINS:
+                    (folder / name).unlink(missing_ok=True)
                 with suppress(OSError):
                     folder.rmdir()
             raise
@@ -164,6 +171,14 @@ def changed_spec(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
     return SweepSpec.parse(values)
 
 
+def _without_changes(spec: SweepSpec) -> dict[str, Any]:
+    """Return what no `resume` changes."""
+    values = spec.model_dump(mode="json", exclude={"budget"})
+    values["search"].pop("num_trials")
+    values["gan"].pop("data_root")
+    return values
+
+
 def _num_left(study: SweepStudy) -> int:
     ended = sum(trial.state not in ("pending", "running") for trial in study.trials)
     return study.spec.num_trials - ended
@@ -181,7 +196,8 @@ def _require_run_folder(folder: Path) -> None:
         raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
     if not (folder / TRIALS_FILE).exists() and list(folder.glob("experiment_state-*.json")):
         read_sweep(folder)
-        if '"spec"' not in (folder / STORAGE_FILE).read_text(encoding="utf-8", errors="replace"):
+        journal = folder / STORAGE_FILE
+        if not journal.exists() or b'"spec"' not in journal.read_bytes():
             raise RunFolderError(
                 f"{folder} is of version 0.1.0, which kept too little to go on with; "
                 "a new sweep learns from it with --warm-start"
@@ -197,7 +213,12 @@ def _require_own_spec(folder: Path, spec: SweepSpec) -> None:
         _log.warning("%s; written anew from the study", error)
         write_whole(path, spec.to_yaml())
         return
-    if written != spec:
+    if written == spec:
+        return
+    if _without_changes(written) == _without_changes(spec):
+        # A change by `resume` that was killed before it could be written here, too.
+        write_whole(path, spec.to_yaml())
+    else:
         raise RunFolderError(
             f"{path} was changed since the sweep began; put it back, or start a new sweep with it and "
             "--warm-start, which learns from this one"
@@ -221,7 +242,10 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
         _fit(study, search, budget, console)
     except Exception as error:
         # What Tune makes of it does not say what happened.
-        raise study.broken or search.problem or error from None
+        if known := study.broken or search.problem:
+            raise known from None
+        reason = " ".join(str(error).strip().splitlines()[-1:]) or type(error).__name__
+        raise StorageError(f"Ray ended the sweep in {folder} ({reason})") from error
     finally:
         with suppress(StorageError):
             search.close()
@@ -236,7 +260,7 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
     # As many processes start at once as trials may run.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.num_workers)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    past = {trial.number: trial.reports for trial in study.trials}
+    past = {trial.number: _judged_reports(trial) for trial in study.trials}
     trainable = tune.with_parameters(
         train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
     )
@@ -268,6 +292,14 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
     tuner.fit()
 
 
+def _judged_reports(trial: SweepTrial) -> dict[int, float]:
+    """Return the reports that the scheduler has judged: the last of a pending trial comes again."""
+    reports = dict(sorted(trial.reports.items()))
+    if trial.state == "pending" and reports:
+        reports.popitem()
+    return reports
+
+
 def _score(trial: SweepTrial) -> float | None:
     is_ranked = trial.state in ("completed", "stopped")
     return min(trial.reports.values(), default=None) if is_ranked else None
@@ -277,7 +309,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A sweep that was killed before it began leaves its lock, and no more.
-        if {file.name for file in folder.iterdir()} - {LOCK_FILE}:
+        names = {file.name for file in folder.iterdir() if not file.name.endswith(".tmp")}
+        if names - _BEFORE_IT_BEGINS:
             raise FileExistsError
     except FileExistsError:
         raise RunFolderError(

@@ -16,7 +16,7 @@ from tune_gan.search.space import in_order, plain
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import BY_SCHEDULER, objectives
 
-_FILE = "warm_start.json"
+WARM_START_FILE = "warm_start.json"
 # Fields that do not change what a score means or what a configuration is worth.
 _FREE_FIELDS = {"data_root", "weights", "device", "num_threads", "seed"}
 
@@ -43,7 +43,7 @@ def load_warm_start(spec: SweepSpec) -> list[dict[str, Any]]:
 def save_warm_start(folder: Path, known: Sequence[dict[str, Any]]) -> None:
     """Keep what other runs told in the run folder, since they may be gone when the sweep is resumed."""
     if known:
-        write_whole(folder / _FILE, json.dumps(known))
+        write_whole(folder / WARM_START_FILE, json.dumps(known))
 
 
 def read_warm_start(folder: Path, spec: SweepSpec) -> list[FrozenTrial]:
@@ -52,7 +52,7 @@ def read_warm_start(folder: Path, spec: SweepSpec) -> list[FrozenTrial]:
     Raises:
         RunFolderError: if the file is damaged.
     """
-    path = folder / _FILE
+    path = folder / WARM_START_FILE
     if not path.is_file():
         return []
     distributions = {name: d.to_optuna() for name, d in spec.space.items()}
@@ -82,7 +82,8 @@ def _usable(spec: SweepSpec, run: Path) -> tuple[list[dict[str, Any]], str]:
         if difference:
             problem = difference
         else:
-            usable.append(_told(spec, trial, point))
+            told = _told(spec, trial, point)
+            usable += [told] if told else []
     return usable, problem
 
 
@@ -101,11 +102,13 @@ def _as_point(spec: SweepSpec, config: GanConfig) -> tuple[dict[str, Any], str]:
     return point, ""
 
 
-def _told(spec: SweepSpec, trial: ListedTrial, point: dict[str, Any]) -> dict[str, Any]:
+def _told(spec: SweepSpec, trial: ListedTrial, point: dict[str, Any]) -> dict[str, Any] | None:
     best, scores = float("inf"), {}
     for i, report in enumerate(trial.reports, start=1):
         best = min(best, float(report["fid_proxy"]))
         scores[report.get("evaluation", i)] = best
     pruned = trial.state == State.STOPPED and trial.cause == BY_SCHEDULER
     values = None if pruned else objectives(spec, trial.reports)
+    if not pruned and values is None:
+        return None
     return {"params": point, "scores": scores, "values": values}
