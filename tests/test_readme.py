@@ -12,7 +12,7 @@ from tune_gan.search.spec import SweepSpec
 from tune_gan.settings import parse_yaml
 
 _CHECKOUT = Path(__file__).parent.parent
-_PAGES = ["README.md", "analysis/README.md", "cluster/README.md"]
+_PAGES = ["README.md", "analysis/README.md", "cluster/README.md", "tests/benchmarks/README.md"]
 _README = (_CHECKOUT / "README.md").read_text()
 
 

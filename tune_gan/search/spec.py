@@ -75,9 +75,9 @@ class SchedulerSettings(Settings):
 class HealthSettings(Settings):
     """When a trial stops itself because nothing is to be hoped for any more.
 
-    The defaults were measured on 60 random configurations of the ring, none of them stopped: those
-    that these rules would have ended are not among the best twelve. With the two evaluations and the
-    factor 2 of the literature, 11 of the 21 stopped late had got better afterwards.
+    The defaults were measured on 145 random configurations of the ring, none of them stopped
+    (tests/benchmarks): these rules would have ended 38 of them, the best of which came to rank 18
+    later. At a factor of 2 in two evaluations it would have been 65, one of them later third.
     """
 
     min_coverage: float = Field(
