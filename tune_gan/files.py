@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ from torch import nn
 
 from tune_gan import places
 from tune_gan.config import GanConfig
-from tune_gan.errors import CheckpointError, DataError, TuneGanError
+from tune_gan.errors import CheckpointError, DataError
 from tune_gan.gan import models, training
-from tune_gan.gan.checkpoint import FILE_NAME, TrainingState, load_best_generator, read_progress
+from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator, read_progress
 from tune_gan.gan.losses import gradient_penalty, r1_penalty
 from tune_gan.gan.training import (
     Report,
@@ -349,18 +349,3 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_not_called_damage
 def test_a_checkpoint_may_go_on_for_longer(checkpoint: Path, tiny_ring: GanConfig) -> None:
     longer = tiny_ring.model_copy(update={"num_iterations": 10})
     assert [r.metrics["iteration"] for r in iterate(longer, checkpoint)] == [4, 6, 8, 10]
-
-
-def test_a_failed_save_leaves_the_last_checkpoint(
-    checkpoint: Path, tiny_ring: GanConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = list(iterate(tiny_ring))[-1]
-
-    def no_space(self: TrainingState) -> dict[str, torch.Tensor]:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(TrainingState, "_tensors", no_space)
-    with pytest.raises(TuneGanError, match=r"state\.safetensors cannot be written .*No space"):
-        report.training.save(checkpoint)
-    assert [path.name for path in checkpoint.iterdir()] == [FILE_NAME]
-    assert read_progress(checkpoint).iteration == 2

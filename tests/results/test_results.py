@@ -1,7 +1,8 @@
-"""Reading and ranking of a run folder as Ray Tune writes it, every state in it."""
+"""Reading and ranking of a run folder as a sweep writes it, every state in it."""
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from rich.console import Console
 
 from tune_gan import load_results
 from tune_gan.config import GanConfig
-from tune_gan.errors import InputError, RunFolderError, SweepFailedError
-from tune_gan.results.load import read_sweep
+from tune_gan.errors import RunFolderError, SweepFailedError
+from tune_gan.files import append_line
 from tune_gan.results.ranking import best_trial, gain_over_default, rank
-from tune_gan.results.show import best_yaml, gain_line, ranking_records, ranking_table
+from tune_gan.results.show import best_yaml, gain_line, ranking_records, ranking_table, status_record
+from tune_gan.results.trials import objective_of, read_sweep
 from tune_gan.settings import parse_yaml
 
 SWEEP = """
@@ -24,52 +26,59 @@ space:
   gen_lr: {log_uniform: [1e-5, 1e-2]}
   disc_hidden: {choice: [[64], [32, 16]]}
 """
-# Status in Tune's list, scores of the reports, what the last report says besides.
-TRIALS: list[tuple[str, list[float], dict[str, Any]]] = [
-    ("TERMINATED", [90.0, 50.0, 60.0], {}),
-    ("TERMINATED", [80.0], {}),
-    ("TERMINATED", [70.0, 5.0, 9.0], {}),
-    ("ERROR", [20.0], {}),
-    ("TERMINATED", [4.0, 1e6], {"state": "diverged", "cause": "gen_loss is nan"}),
-    ("RUNNING", [3.0], {}),
-    ("PENDING", [], {}),
+Trial = tuple[str, list[float], str]
+# State and cause in the list of trials, and between them the scores of the reports.
+TRIALS: list[Trial] = [
+    ("completed", [90.0, 50.0, 60.0], ""),
+    ("stopped", [80.0], "scheduler"),
+    ("completed", [70.0, 5.0, 9.0], ""),
+    ("failed", [20.0], "ValueError: <b>boom</b>"),
+    ("diverged", [4.0, 1e6], "at iteration 200: gen_loss is nan"),
+    ("running", [3.0], ""),
+    ("pending", [], "interrupted"),
 ]
+COLLAPSED: Trial = ("collapsed", [10.0, 2.0], "at iteration 200: coverage 0.01 for 3 evaluations")
 
 
-def write_run(folder: Path, trials: list[tuple[str, list[float], dict[str, Any]]]) -> Path:
+def write_run(folder: Path, trials: list[Trial], sweep: str = SWEEP) -> Path:
+    """Write a run in which trial n takes n + 1 seconds for the 1,000 samples of each report."""
     folder.mkdir(exist_ok=True)
-    (folder / "sweep.yaml").write_text(SWEEP)
-    listed = []
-    for number, (status, scores, extra) in enumerate(trials):
-        trial_folder = folder / f"trial_{number:05d}"
-        trial_folder.mkdir()
-        lines = [
-            {"iteration": 100 * (i + 1), "fid_proxy": score, "state": "running"}
-            for i, score in enumerate(scores)
-        ]
-        if lines:
-            lines[-1] |= extra
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            (trial_folder / "result.json").write_text(text)
-        if status == "ERROR":
-            (trial_folder / "error.txt").write_text("Traceback:\n  line\nValueError: <b>boom</b>\n")
+    (folder / "sweep.yaml").write_text(sweep)
+    for number, (state, scores, _) in enumerate(trials):
         config = {"gen_lr": 10.0 ** -(number % 4 + 2), "disc_hidden": "32,16"}
-        tag = f"{number + 1}_gen_lr=..."
-        state = {"experiment_tag": tag, "status": status, "config": config}
-        listed.append([json.dumps(state), "{}"])
-    listed.reverse()
-    (folder / "experiment_state-2026-01-02.json").write_text(json.dumps({"trial_data": listed}))
+        begun = {"trial": number, "state": "running", "cause": "", "config": config}
+        append_line(folder / "trials.jsonl", begun)
+        trial_folder = folder / f"trial_{number:05d}"
+        if scores:
+            trial_folder.mkdir()
+        for i, score in enumerate(scores):
+            report = {
+                "iteration": 100 * (i + 1),
+                "evaluation": i + 1,
+                "fid_proxy": score,
+                "best_fid_proxy": min(scores[: i + 1]),
+                "coverage": 0.5,
+                "train_time_s": (i + 1) * (number + 1.0),
+                "samples_per_s": 1000 / (number + 1),
+                "state": "running" if i + 1 < len(scores) else state,
+                "cause": "",
+            }
+            append_line(trial_folder / "result.json", report)
+    # By the order in which trials end, which is not that of their numbers.
+    for number, (state, _, cause) in reversed(list(enumerate(trials))):
+        if state != "running":
+            append_line(folder / "trials.jsonl", {"trial": number, "state": state, "cause": cause})
     return folder
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run", TRIALS)
+    return write_run(tmp_path / "run", [*TRIALS, COLLAPSED])
 
 
 def test_one_row_a_trial_in_their_order(run: Path) -> None:
     table = load_results(str(run))
-    assert list(table["trial"]) == list(range(7))
+    assert list(table["trial"]) == list(range(8))
     assert list(table["state"]) == [
         "completed",
         "stopped",
@@ -78,6 +87,7 @@ def test_one_row_a_trial_in_their_order(run: Path) -> None:
         "diverged",
         "running",
         "pending",
+        "collapsed",
     ]
     assert list(table["cause"]) == [
         "",
@@ -86,19 +96,40 @@ def test_one_row_a_trial_in_their_order(run: Path) -> None:
         "ValueError: <b>boom</b>",
         "at iteration 200: gen_loss is nan",
         "unfinished at iteration 100",
-        "not started",
+        "no report yet; interrupted",
+        "at iteration 200: coverage 0.01 for 3 evaluations",
     ]
     third = table.iloc[2]
     assert (third["best_fid_proxy"], third["best_iteration"]) == (5.0, 200)
     assert (third["fid_proxy"], third["iteration"]) == (9.0, 300)
     assert third["gen_lr"] == 1e-4
     assert pd.isna(table.iloc[6]["best_fid_proxy"])
+    assert pd.isna(table.iloc[6]["iteration"])
 
 
 def test_ranked_by_the_best_score_with_the_rest_below(run: Path) -> None:
     ranked = rank(load_results(run))
-    assert list(ranked["trial"]) == [2, 0, 1, 5, 6, 4, 3]
-    assert list(ranked["rank"].fillna(0)) == [1, 2, 3, 0, 0, 0, 0]
+    assert list(ranked["trial"]) == [2, 0, 1, 5, 6, 7, 4, 3]
+    assert list(ranked["rank"].fillna(0)) == [1, 2, 3, 0, 0, 0, 0, 0]
+
+
+def test_the_last_line_of_a_trial_wins_and_its_values_stay(run: Path) -> None:
+    append_line(run / "trials.jsonl", {"trial": 1, "state": "completed", "cause": ""})
+    row = load_results(run).iloc[1]
+    assert (row["state"], row["cause"], row["gen_lr"]) == ("completed", "", 1e-3)
+
+
+def test_what_befell_a_trial_that_goes_on_is_said(run: Path) -> None:
+    append_line(run / "trials.jsonl", {"trial": 5, "state": "running", "cause": "tried again"})
+    assert load_results(run).iloc[5]["cause"] == "unfinished at iteration 100; tried again"
+
+
+def test_a_trial_that_was_stopped_for_another_reason_says_it(run: Path) -> None:
+    cause = "its time limit of 5 s is over"
+    append_line(run / "trials.jsonl", {"trial": 1, "state": "stopped", "cause": cause})
+    ranked = rank(load_results(run))
+    assert list(ranked["cause"])[2] == cause
+    assert list(ranked["rank"].fillna(0))[2] == 3
 
 
 def test_gain_over_the_default(run: Path) -> None:
@@ -106,7 +137,10 @@ def test_gain_over_the_default(run: Path) -> None:
     gain = gain_over_default(ranked)
     assert gain is not None
     assert (gain.default, gain.best, gain.ratio) == (50.0, 5.0, 10.0)
-    assert "trial 2 scores 5 where the default configuration (trial 0) scores 50" in gain_line(ranked)
+    assert gain_line(ranked) == (
+        "trial 2 scores 5 where the default configuration (trial 0) scores 50: 10.0 times lower, "
+        "by one seed each"
+    )
 
 
 def test_gain_lines_without_a_gain(tmp_path: Path) -> None:
@@ -115,12 +149,16 @@ def test_gain_lines_without_a_gain(tmp_path: Path) -> None:
         "the default configuration (trial 0) is the best"
     )
     default_failed = write_run(tmp_path / "b", [TRIALS[3], TRIALS[1]])
-    assert "has no score to compare with" in gain_line(rank(load_results(default_failed)))
+    assert gain_line(rank(load_results(default_failed))) == (
+        "the default configuration (trial 0) has no score to compare with"
+    )
 
 
 def test_best_is_a_configuration_that_train_takes(run: Path) -> None:
     text = best_yaml(run)
-    assert text.startswith("# trial 2 of 'run': best fid_proxy 5 at iteration 200\n")
+    assert text.startswith(
+        "# trial 2 of 'run', chosen by its best fid_proxy, 5 at iteration 200, of one seed\n"
+    )
     config = GanConfig.parse(parse_yaml(text))
     assert config.gen_lr == 1e-4
     assert config.disc_hidden == (32, 16)
@@ -129,12 +167,27 @@ def test_best_is_a_configuration_that_train_takes(run: Path) -> None:
 
 
 def test_no_best_where_none_is_ranked(tmp_path: Path) -> None:
-    ranked = rank(load_results(write_run(tmp_path / "run", TRIALS[3:5])))
+    folder = write_run(tmp_path / "run", [COLLAPSED, *TRIALS[3:5], COLLAPSED])
     with pytest.raises(SweepFailedError) as caught:
-        best_trial(ranked)
-    assert "1 diverged" in str(caught.value)
-    assert "1 failed" in str(caught.value)
-    assert "gen_loss is nan" in str(caught.value)
+        best_trial(rank(load_results(folder)))
+    assert str(caught.value) == (
+        "no trial can be ranked (2 collapsed, 1 diverged, 1 failed); "
+        "causes: 2 of at iteration 200: coverage 0.01 for 3 evaluations, "
+        "1 of at iteration 200: gen_loss is nan, 1 of ValueError: <b>boom</b>"
+    )
+
+
+def test_the_commonest_causes_alone_are_said(tmp_path: Path) -> None:
+    causes = ["a", "b", "b", "c", "c", "d", "d"]
+    failed: list[Trial] = [("failed", [], cause) for cause in causes]
+    folder = write_run(tmp_path / "run", failed)
+    for number in range(len(failed)):
+        (folder / f"trial_{number:05d}").mkdir()
+    with pytest.raises(SweepFailedError) as caught:
+        best_trial(rank(load_results(folder)))
+    assert str(caught.value) == (
+        "no trial can be ranked (7 failed); causes: 2 of b, 2 of c, 2 of d, 1 others"
+    )
 
 
 def test_records_are_json(run: Path) -> None:
@@ -158,9 +211,11 @@ def test_table_shows_every_trial_and_its_cause(run: Path) -> None:
     text = io.StringIO()
     Console(file=text, width=200).print(ranking_table(rank(load_results(run))))
     lines = text.getvalue().splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert lines[2].split()[:4] == ["1", "2", "completed", "5"]
-    assert "ValueError: <b>boom</b>" in lines[8]
+    assert "scheduler" not in text.getvalue()
+    assert "coverage 0.01 for 3 evaluations" in lines[7]
+    assert "ValueError: <b>boom</b>" in lines[9]
 
 
 def test_a_narrow_table_cuts_no_number(run: Path) -> None:
@@ -169,61 +224,279 @@ def test_a_narrow_table_cuts_no_number(run: Path) -> None:
     assert "…" not in text.getvalue()
 
 
-def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:
-    with (run / "trial_00005" / "result.json").open("a") as file:
+_FOR_A_FRONT: list[Trial] = [
+    ("completed", [90.0, 50.0, 60.0], ""),
+    ("completed", [80.0, 70.0, 75.0], ""),
+    ("completed", [70.0, 5.0, 9.0], ""),
+    ("stopped", [1.0], "scheduler"),
+]
+
+
+@pytest.mark.parametrize(
+    ("objective", "values"),
+    [
+        ("train_time_s", [3.0, 6.0, 9.0, 4.0]),
+        ("samples_per_s", [1000.0, 500.0, pytest.approx(1000 / 3), 250.0]),
+    ],
+)
+def test_a_second_objective_has_a_pareto_front(
+    tmp_path: Path, objective: str, values: list[float]
+) -> None:
+    sweep = f"{SWEEP}search: {{objectives: [fid_proxy, {objective}]}}\n"
+    table = load_results(write_run(tmp_path / "run", _FOR_A_FRONT, sweep))
+    assert list(table[objective]) == values
+    ranked = rank(table)
+    assert list(ranked["trial"]) == [3, 2, 0, 1]
+    assert list(ranked["pareto"]) == [False, True, True, False]
+    record = ranking_records(ranked)[1]
+    assert (record[objective], record["pareto"]) == (values[2], True)
+    assert record["config"] == {"gen_lr": 1e-4, "disc_hidden": "32,16"}
+
+
+def test_equals_are_both_on_the_front(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path / "run", [TRIALS[0], TRIALS[0]], f"{SWEEP}search: {{objectives: [x, train_time_s]}}"
+    )
+    shutil.copy(folder / "trial_00000/result.json", folder / "trial_00001/result.json")
+    assert list(rank(load_results(folder))["pareto"]) == [True, True]
+
+
+def test_a_trial_without_reports_is_on_no_front(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path / "run", _FOR_A_FRONT, f"{SWEEP}search: {{objectives: [x, train_time_s]}}"
+    )
+    shutil.rmtree(folder / "trial_00000")
+    ranked = rank(load_results(folder)).set_index("trial")
+    assert [ranked["pareto"][n] for n in range(4)] == [False, True, True, False]
+
+
+def test_without_a_second_objective_there_is_no_front(run: Path) -> None:
+    ranked = rank(load_results(run))
+    assert not {"pareto", "train_time_s", "samples_per_s"} & set(ranked.columns)
+
+
+def test_samples_a_second_are_over_the_whole_trial() -> None:
+    reports: list[dict[str, Any]] = [
+        {"train_time_s": 1.0, "samples_per_s": 100.0},
+        {"train_time_s": 3.0, "samples_per_s": 40.0},
+    ]
+    assert objective_of(reports, "samples_per_s") == 60.0
+    assert objective_of(reports, "train_time_s") == 3.0
+
+
+@pytest.mark.parametrize("rate", [None, "fast"])
+def test_samples_a_second_of_a_report_without_them_are_left_out(rate: object) -> None:
+    reports: list[dict[str, Any]] = [
+        {"train_time_s": 1.0, "samples_per_s": 100.0},
+        {"train_time_s": 2.0, "samples_per_s": rate},
+    ]
+    assert objective_of(reports, "samples_per_s") in (50.0, 100.0)
+
+
+@pytest.mark.parametrize("reports", [[], [{}], [{"train_time_s": None}], [{"train_time_s": 0.0}]])
+def test_no_time_no_second_objective(reports: list[dict[str, Any]]) -> None:
+    assert objective_of(reports, "train_time_s") is None
+    assert objective_of(reports, "samples_per_s") is None
+
+
+@pytest.mark.parametrize("objectives", ["3", "train_time_s", "[[1]]", "null", "{a: b}"])
+def test_foreign_objectives_are_none(tmp_path: Path, objectives: str) -> None:
+    sweep = f"{SWEEP}search: {{objectives: {objectives}}}\n"
+    table = load_results(write_run(tmp_path / "run", TRIALS, sweep))
+    assert list(table.columns)[-2:] == ["gen_lr", "disc_hidden"]
+    assert "train_time_s" not in table.columns
+
+
+def test_a_line_that_is_being_written_is_left_out(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = run / "trial_00005" / "result.json"
+    with path.open("a") as file:
         file.write('{"iteration": 200, "fid_pro')
     assert load_results(run).iloc[5]["iteration"] == 100
+    assert caplog.messages == [f"{path}: 1 damaged lines left out"]
+
+
+def test_damaged_lines_of_the_list_are_left_out_with_a_warning(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = run / "trials.jsonl"
+    lines = path.read_text().splitlines()
+    damaged = [i for i, line in enumerate(lines) if line.startswith('{"trial": 1, "state": "stopped"')]
+    lines[damaged[0]] = lines[damaged[0]][:-5]
+    path.write_text("\n".join([*lines, "[1]", "\x00\x00", ""]))
+    table = load_results(run)
+    assert caplog.messages == [f"{path}: 3 damaged lines left out"]
+    assert list(table["trial"]) == list(range(8))
+    assert list(table["state"])[:3] == ["completed", "running", "completed"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"state": "completed"}',
+        '{"trial": "1", "state": "completed"}',
+        '{"trial": true, "state": "completed"}',
+        '{"trial": -1, "state": "completed"}',
+        '{"trial": 1, "state": "done"}',
+        '{"trial": 1, "state": ["completed"]}',
+    ],
+)
+def test_lines_that_say_nothing_of_a_trial_are_left_out_with_a_warning(
+    run: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_results(run)
+    path = run / "trials.jsonl"
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    pd.testing.assert_frame_equal(load_results(run), before)
+    assert caplog.messages == [f"{path}: 1 damaged lines left out"]
+
+
+def test_a_list_of_nothing_but_damage_is_one_clear_error(run: Path) -> None:
+    path = run / "trials.jsonl"
+    path.write_text("\x00\x00\x00\n")
+    with pytest.raises(RunFolderError) as caught:
+        load_results(run)
+    assert str(caught.value) == (
+        f"{path} is damaged: it lists no trial; `tune-gan resume` makes it anew"
+    )
+
+
+def test_a_trial_whose_folder_is_missing_says_so(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(run / "trial_00002")
+    shutil.rmtree(run / "trial_00003")
+    ranked = rank(load_results(run))
+    assert caplog.messages == [
+        f"{run / 'trial_00002'} is missing",
+        f"{run / 'trial_00003'} is missing",
+    ]
+    rows = ranked.set_index("trial")
+    assert rows["cause"][2] == "its folder is missing"
+    assert rows["cause"][3] == "ValueError: <b>boom</b>; its folder is missing"
+    assert list(ranked["trial"])[:3] == [0, 1, 2]
+    assert list(ranked["rank"].fillna(0))[:3] == [1, 2, 0]
+
+
+def _lose_the_configuration(run: Path, trial: int) -> Path:
+    path = run / "trials.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if f'"trial": {trial}, "state": "run' not in line))
+    return path
+
+
+def test_a_configuration_that_the_list_lost_is_in_the_trials_folder(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_results(run)
+    _lose_the_configuration(run, 2)
+    (run / "trial_00002" / "params.json").write_text('{"gen_lr": 1e-4, "disc_hidden": "32,16"}')
+    pd.testing.assert_frame_equal(load_results(run), before)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{"])
+def test_a_trial_whose_configuration_is_lost_has_no_rank(
+    run: Path, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = _lose_the_configuration(run, 2)
+    if text is not None:
+        (run / "trial_00002" / "params.json").write_text(text)
+    ranked = rank(load_results(run))
+    assert caplog.messages == [f"{path}: the configuration of trial 2 is lost"]
+    assert list(ranked["trial"])[:3] == [0, 1, 5]
+    row = ranked.set_index("trial").loc[2]
+    assert (row["state"], row["cause"]) == ("failed", "its configuration is lost")
+    assert best_yaml(run).startswith("# trial 0 of 'run', ")
 
 
 def test_a_run_that_has_only_begun_is_empty(run: Path) -> None:
-    next(run.glob("experiment_state*")).unlink()
+    (run / "trials.jsonl").write_text("")
+    for folder in run.glob("trial_*"):
+        shutil.rmtree(folder)
     table = load_results(run)
     assert table.empty
-    assert "gen_lr" in table.columns
-    with pytest.raises(SweepFailedError, match="none has started"):
+    assert list(table.columns)[-2:] == ["gen_lr", "disc_hidden"]
+    with pytest.raises(SweepFailedError) as caught:
         best_trial(rank(table))
+    assert str(caught.value) == "no trial can be ranked (none has started)"
 
 
 def test_what_is_no_run_folder(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"holds no sweep\.yaml"):
+    with pytest.raises(RunFolderError) as caught:
         load_results(tmp_path)
-    state = next(run.glob("experiment_state*"))
-    state.write_text(state.read_text()[:100])
-    with pytest.raises(RunFolderError, match=r"experiment_state.*is damaged"):
-        load_results(run)
+    assert str(caught.value) == f"{tmp_path} is no run folder: it holds no sweep.yaml"
     (run / "sweep.yaml").write_text("name: x\n")
-    with pytest.raises(RunFolderError, match="is damaged"):
+    with pytest.raises(RunFolderError) as caught:
         read_sweep(run)
+    assert str(caught.value) == f"{run / 'sweep.yaml'} is damaged: it describes no sweep"
 
 
-def test_a_trial_whose_process_was_killed_has_failed(run: Path) -> None:
-    (run / "trial_00005" / "error.txt").write_text("ActorDiedError: killed\n")
-    row = load_results(run).iloc[5]
-    assert (row["state"], row["cause"]) == ("failed", "ActorDiedError: killed")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "gan: {}\nspace: 3\n",
+        "gan: [1]\nspace: {}\n",
+        "gan: {num_iterations: x}\nspace: {}\n",
+        "gan: {num_iterations: 5, no: 1}\nspace: {}\n",
+        "gan: {\n",
+        "\x00",
+    ],
+)
+def test_a_damaged_sweep_file_leaves_every_row_and_a_warning(
+    run: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_results(run)
+    path = run / "sweep.yaml"
+    path.write_text(text)
+    pd.testing.assert_frame_equal(load_results(run), before)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{path} is damaged: ")
+    with pytest.raises(RunFolderError) as caught:
+        best_yaml(run)
+    assert str(caught.value) == caplog.messages[0]
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("score", ["null", "NaN", '"low"', "Infinity", "[1]"])
+def test_a_missing_sweep_file_leaves_every_row_and_a_warning(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_results(run)
+    (run / "sweep.yaml").unlink()
+    pd.testing.assert_frame_equal(load_results(run), before)
+    message = f"{run} is no run folder: it holds no sweep.yaml"
+    assert caplog.messages == [message]
+    with pytest.raises(RunFolderError) as caught:
+        best_yaml(run)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "score",
+    ["null", "NaN", '"low"', "Infinity", "[1]", "true", pytest.param("1" + "0" * 400, id="huge")],
+)
 def test_reports_without_a_score_are_left_out(run: Path, score: str) -> None:
     with (run / "trial_00000" / "result.json").open("a") as file:
         file.write(f'{{"iteration": 400, "fid_proxy": {score}}}\n')
     assert load_results(run).iloc[0]["iteration"] == 300
 
 
-@pytest.mark.parametrize("gan", ["3", "{}", "{num_iterations: x}", "{num_iterations: 5, no: 1}"])
-def test_a_foreign_sweep_file_is_one_clear_error(run: Path, gan: str) -> None:
-    (run / "sweep.yaml").write_text(f"gan: {gan}\nspace: {{}}\n")
-    with pytest.raises(InputError) as caught:
-        load_results(run)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    "iteration", ["null", "4.5", '"400"', "true", pytest.param("1" + "0" * 30, id="huge")]
+)
+def test_reports_without_an_iteration_are_left_out(run: Path, iteration: str) -> None:
+    with (run / "trial_00000" / "result.json").open("a") as file:
+        file.write(f'{{"iteration": {iteration}, "fid_proxy": 1.0}}\n')
+    row = load_results(run).iloc[0]
+    assert (row["iteration"], row["best_fid_proxy"]) == (300, 50.0)
 
 
-def test_a_foreign_trial_list_is_one_clear_error(run: Path) -> None:
-    trials: list[object] = [{}, {"experiment_tag": "x", "status": "ERROR", "config": {}}, [], None]
-    for trial in trials:
-        text = json.dumps({"trial_data": [[json.dumps(trial), "{}"]]})
-        (run / "experiment_state-2026-01-02.json").write_text(text)
-        with pytest.raises(RunFolderError, match="is damaged"):
-            load_results(run)
+def test_a_report_that_was_made_twice_counts_once(run: Path) -> None:
+    with (run / "trial_00000" / "result.json").open("a") as file:
+        file.write('{"iteration": 200, "fid_proxy": 55.0}\n')
+    row = load_results(run).iloc[0]
+    assert (row["best_fid_proxy"], row["best_iteration"]) == (55.0, 200)
+    assert (row["fid_proxy"], row["iteration"]) == (60.0, 300)
 
 
 def test_a_folders_name_stays_in_the_comment(run: Path, tmp_path: Path) -> None:
@@ -234,3 +507,51 @@ def test_a_folders_name_stays_in_the_comment(run: Path, tmp_path: Path) -> None:
 def test_names_of_trials_are_not_taken_from_left_over_folders(run: Path) -> None:
     (run / "trial_00099").mkdir()
     assert 99 not in set(load_results(run)["trial"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"gen_lr": [1, 2], "disc_hidden": "64"},
+        {"gen_lr": [], "disc_hidden": "64"},
+        {"gen_lr": {"a": 1}, "disc_hidden": "64"},
+        {"gen_lr": None, "trial": 7, "state": "completed", "rank": 1, "best_fid_proxy": 0.0},
+    ],
+)
+@pytest.mark.parametrize("has_sweep", [True, False])
+def test_foreign_configurations_are_shown_and_change_nothing_else(
+    run: Path, config: dict[str, Any], has_sweep: bool
+) -> None:
+    before = rank(load_results(run))
+    append_line(run / "trials.jsonl", {"trial": 3, "state": "failed", "cause": "x", "config": config})
+    if not has_sweep:
+        (run / "sweep.yaml").unlink()
+    ranked = rank(load_results(run))
+    assert list(ranked["trial"]) == list(before["trial"])
+    assert list(ranked["rank"].fillna(0)) == list(before["rank"].fillna(0))
+    assert [record["trial"] for record in ranking_records(ranked)] == list(before["trial"])
+    Console(file=io.StringIO()).print(ranking_table(ranked))
+
+
+@pytest.mark.parametrize("search", ["null", "3", "[]", "{}"])
+def test_how_far_a_run_of_a_foreign_sweep_file_has_come(tmp_path: Path, search: str) -> None:
+    run = write_run(tmp_path / "run", TRIALS, f"{SWEEP}search: {search}\n")
+    assert status_record(run) == {
+        "trials": None,
+        "states": {
+            "completed": 2,
+            "stopped": 1,
+            "failed": 1,
+            "diverged": 1,
+            "running": 1,
+            "pending": 1,
+        },
+        "best_trial": 2,
+        "best_fid_proxy": 5.0,
+    }
+
+
+def test_how_far_a_run_has_come_where_none_is_ranked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", TRIALS[3:5], f"{SWEEP}search: {{num_trials: 9}}\n")
+    record = status_record(run)
+    assert (record["trials"], record["best_trial"], record["best_fid_proxy"]) == (9, None, None)

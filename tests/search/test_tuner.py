@@ -5,8 +5,9 @@ import pytest
 
 from tests.search.test_spec import SPEC
 from tune_gan.errors import ConfigError, DataError, RunFolderError
+from tune_gan.search.cluster import num_workers
 from tune_gan.search.spec import SweepSpec, load_spec, resolve
-from tune_gan.search.tuner import num_workers, run_sweep
+from tune_gan.search.tuner import run_sweep
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,11 @@ def test_resolved_spec_holds_threads_and_the_data_folder(
 
 
 def test_nothing_is_started_or_written_on_wrong_input(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("somebody's")
     with pytest.raises(RunFolderError, match="exists already"):
         run_sweep(load_spec("circle"), tmp_path)
+    other.unlink()
     spec = load_spec("vanilla", {"data_root": str(tmp_path / "nothing")})
     with pytest.raises(DataError, match="expected"):
         run_sweep(spec, tmp_path / "run")

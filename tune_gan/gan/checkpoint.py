@@ -233,8 +233,9 @@ def estimate_bytes(config: GanConfig) -> int:
         sum(t.numel() * t.element_size() for t in network.state_dict().values())
         for network in (generator, discriminator)
     ]
-    # Adam and its kin keep two moments of each weight, the others one at the most.
-    moments = 1 if config.optimizer in ("sgd", "rmsprop") else 2
+    # Adam and its kin keep two moments of each weight; momentum is one, where there is any.
+    momentum = 1 if config.beta1 else 0
+    moments = {"sgd": momentum, "rmsprop": 1 + momentum}.get(config.optimizer, 2)
     averages = 1 if config.ema_decay else 0
     return sum(sizes) * (1 + moments) + sizes[0] * (1 + averages)
 
@@ -303,8 +304,9 @@ def _checksum(progress: str, tensors: dict[str, Tensor]) -> str:
     value = zlib.crc32(progress.encode())
     for name in sorted(tensors):
         # As bytes, since NumPy does not know every type; a scalar has no bytes to look at otherwise.
-        content = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
+        tensor = tensors[name].contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), value)
     return f"{value:08x}"
 
 

@@ -97,7 +97,7 @@ def not_separable(confirmed: Confirmed) -> list[int]:
 def _summary(trials: list[ListedTrial], num_seeds: int) -> dict[str, Any]:
     scores, lost = [], 0
     for trial in trials:
-        rescored = trial.reports[-1].get("rescored") if trial.reports else None
+        rescored = _numbers(trial.reports[-1].get("rescored")) if trial.reports else []
         if trial.state in (TrialState.COMPLETED, TrialState.STOPPED) and rescored:
             scores.append(float(np.mean(rescored)))
         elif trial.state not in (TrialState.RUNNING, TrialState.PENDING):
@@ -116,6 +116,14 @@ def _summary(trials: list[ListedTrial], num_seeds: int) -> dict[str, Any]:
         "high": mean + margin,
         "scores": scores,
     }
+
+
+def _numbers(value: Any) -> list[float]:
+    """Return a list of finite numbers, or none where it is anything else."""
+    numbers = value if isinstance(value, list) else []
+    if all(type(number) in (int, float) and abs(number) < math.inf for number in numbers):
+        return [float(number) for number in numbers]
+    return []
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,5 +161,5 @@ def _read_floor(folder: Path) -> Floor | None:
     try:
         values = json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8"))
         return Floor(int(values["num_samples"]), [float(score) for score in values["scores"]])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

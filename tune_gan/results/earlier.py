@@ -7,6 +7,7 @@ from typing import Any
 from tune_gan.errors import RunFolderError
 from tune_gan.results.trials import (
     REPORTS_FILE,
+    TRIALS_FILE,
     ListedTrial,
     TrialState,
     read_reports,
@@ -25,13 +26,15 @@ def read_trials_of_tune(folder: Path) -> list[ListedTrial]:
     """
     num_iterations = int(read_sweep(folder)["gan"]["num_iterations"])
     states = sorted(folder.glob("experiment_state-*.json"))
+    if not states and list(folder.glob("trial_*")):
+        raise RunFolderError(f"{folder / TRIALS_FILE} is missing; the trials are unknown")
     if not states:
         return []
     try:
         listed = json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"]
         trials = [json.loads(trial) for trial, _ in listed]
         return [_read_trial(folder, trial, num_iterations) for trial in trials]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{states[-1]} is damaged ({error}); the trials are unknown") from None
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +17,9 @@ TRIALS_FILE = "trials.jsonl"
 REPORTS_FILE = "result.json"
 # What a second objective may be, and whether more of it is better.
 SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
+
+_MOST_ITERATIONS = 10**15
+_LARGEST_NUMBER = 1e300
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     try:
         spec = read_yaml(path)
         gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
-        if not (isinstance(gan, dict) and isinstance(space, dict)):
+        if not (isinstance(gan, dict) and isinstance(space, dict) and "num_iterations" in gan):
             raise ConfigError("it describes no sweep")
         GanConfig.parse(gan)
     except ConfigError as error:
@@ -78,7 +80,8 @@ def second_objective(spec: Mapping[str, Any]) -> str | None:
     """Return the objective beside `fid_proxy` of a sweep, as `read_sweep` returns it, if it has one."""
     search = spec.get("search")
     names = search.get("objectives") if isinstance(search, Mapping) else None
-    known = [name for name in names or [] if name in SECOND_OBJECTIVES]
+    given = names if isinstance(names, list) else []
+    known = [name for name in given if isinstance(name, str) and name in SECOND_OBJECTIVES]
     return known[0] if known else None
 
 
@@ -108,13 +111,16 @@ def read_trials(folder: Path) -> list[ListedTrial]:
             raise RunFolderError(f"{path} is missing; `tune-gan resume` makes it anew")
         return read_trials_of_tune(folder)
     lines, damaged = read_lines(path)
-    if damaged:
-        _log.warning("%s: %d damaged lines left out", path, damaged)
     listed: dict[int, dict[str, Any]] = {}
     for line in lines:
-        if isinstance(line.get("trial"), int) and line.get("state") in list(TrialState):
-            listed.setdefault(line["trial"], {}).update(line)
-    if damaged and not listed:
+        number, state = line.get("trial"), line.get("state")
+        if type(number) is int and number >= 0 and isinstance(state, str) and state in list(TrialState):
+            listed.setdefault(number, {}).update(line)
+        else:
+            damaged += 1
+    if damaged:
+        _log.warning("%s: %d damaged lines left out", path, damaged)
+    if not listed and (damaged or list(folder.glob("trial_*"))):
         raise RunFolderError(f"{path} is damaged: it lists no trial; `tune-gan resume` makes it anew")
     return [_listed_trial(folder, number, line) for number, line in sorted(listed.items())]
 
@@ -126,11 +132,22 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         _log.warning("%s: %d damaged lines left out", path, damaged)
     reports = {}
     for report in lines:
-        score = report.get("fid_proxy")
-        is_whole = isinstance(report.get("iteration"), int) and isinstance(score, int | float)
-        if is_whole and math.isfinite(report["fid_proxy"]):
-            reports[report["iteration"]] = report
+        iteration = report.get("iteration")
+        if (
+            type(iteration) is int
+            and 0 < iteration < _MOST_ITERATIONS
+            and _is_number(report, "fid_proxy")
+        ):
+            reports[iteration] = report
     return [reports[iteration] for iteration in sorted(reports)]
+
+
+def _is_number(report: Mapping[str, Any], name: str) -> bool:
+    """Return whether a field of a report is a finite number, as what a stranger wrote need not be."""
+    value = report.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= _LARGEST_NUMBER
 
 
 def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -141,7 +158,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         name: ``train_time_s``, seconds of training; or ``samples_per_s``, real samples a second of
             training, over the whole trial.
     """
-    timed = [r for r in reports if isinstance(r.get("train_time_s"), int | float)]
+    timed = [r for r in reports if _is_number(r, "train_time_s")]
     if not timed or not timed[-1]["train_time_s"]:
         return None
     total = float(timed[-1]["train_time_s"])
@@ -149,7 +166,8 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         return total
     samples, before = 0.0, 0.0
     for report in timed:
-        samples += report.get("samples_per_s", 0.0) * (report["train_time_s"] - before)
+        rate = report["samples_per_s"] if _is_number(report, "samples_per_s") else 0.0
+        samples += rate * (report["train_time_s"] - before)
         before = report["train_time_s"]
     return samples / total
 

@@ -45,7 +45,7 @@ def _largest(spec: SweepSpec) -> GanConfig:
 
 def _in_words(size: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

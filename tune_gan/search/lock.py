@@ -91,7 +91,7 @@ def _holder(path: Path) -> str:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return (
             f"process {int(holder['process'])} of {str(holder['user'])!r} on "
-            f"{str(holder['host'])!r} since {str(holder['since'])[:25]}"
+            f"{str(holder['host'])!r} since {datetime.fromisoformat(holder['since']).isoformat()}"
         )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -93,6 +93,14 @@ class Distribution:
         """Return both ends, or all values where they are listed."""
         return self.arguments if self.is_finite else self.arguments[:2]
 
+    def between(self) -> tuple[float, ...]:
+        """Return a value between the ends where those that are drawn are no whole numbers."""
+        low, high = (0, 0) if self.is_finite else self._ends()
+        if self.kind == "quantized_uniform":
+            whole = all(isinstance(argument, int) for argument in self.arguments)
+            return () if whole else (float(low) + float(self.arguments[2]),)  # type: ignore[arg-type]
+        return (low + (high - low) / math.e,) if self.kind in ("uniform", "log_uniform") else ()
+
     def contains(self, value: object) -> bool:
         """Return whether the distribution could draw a field's value."""
         value = plain(value)
@@ -100,6 +108,8 @@ class Distribution:
             return value in self.arguments
         low, high = self._ends()
         if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if "int" in self.kind and value != int(value):
             return False
         on_step = True
         if self.kind == "quantized_uniform":
@@ -176,6 +186,8 @@ class Distribution:
 def _parse_when(given: object) -> dict[str, tuple[Value, ...]]:
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(f"when takes fields with their values, got {shortened(given)}")
+    if [] in given.values():
+        raise ConfigError(f"when takes one value or more of each field, got {shortened(given)}")
     return {
         str(name): tuple(map(plain, values)) if isinstance(values, list) else (plain(values),)
         for name, values in given.items()

@@ -17,7 +17,8 @@ from tune_gan.settings import Settings, nearest, parse_duration, parse_yaml, rea
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _LARGEST_GRID = 100_000
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=1e8)]
+# In this order, or the bounds are missing where an error says what is valid.
+Seconds = Annotated[float, Field(gt=0, le=1e8), BeforeValidator(parse_duration)]
 Objective = Literal["fid_proxy", "samples_per_s", "train_time_s"]
 
 
@@ -280,8 +281,10 @@ class SweepSpec(Settings):
                 if isinstance(values.get(field), bool) or not isinstance(
                     values.get(field), int | float
                 ):
-                    hint = nearest(field, list(GanConfig.model_fields))
-                    raise ConfigError(f"constraints: {constraint}: {field} is no number field;{hint}")
+                    hint = "" if field in values else nearest(field, list(GanConfig.model_fields))
+                    raise ConfigError(
+                        f"constraints: {constraint}: {field} is no number field{hint and ';' + hint}"
+                    )
             if not set(constraint.fields) & set(self.space):
                 raise ConfigError(f"constraints: {constraint}: none of its fields is searched")
             if not constraint.holds(values):
@@ -300,7 +303,7 @@ class SweepSpec(Settings):
         """Put every end and choice of the space into the configuration once."""
         base, default = self.gan.model_dump(), self.default_point
         for field, distribution in self.space.items():
-            for value in distribution.extremes():
+            for value in (*distribution.extremes(), *distribution.between()):
                 # With what is searched only where this field has this value.
                 point: dict[str, Any] = {}
                 for name in in_order(self.space):

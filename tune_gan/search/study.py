@@ -88,7 +88,11 @@ class SweepStudy:
     @property
     def frozen_trials(self) -> list[FrozenTrial]:
         """The trials as Optuna has them."""
-        return self._study.get_trials(deepcopy=False)
+        try:
+            return self._study.get_trials(deepcopy=False)
+        except OSError as error:
+            path = self.folder / STORAGE_FILE
+            raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
 
     @property
     def trials(self) -> list[SweepTrial]:
@@ -112,8 +116,10 @@ class SweepStudy:
             user_attrs={_OTHER_VALUES: others} if others else {},
         )
         with self._writing():
-            self._study.add_trial(trial)
-        added = self.trials[-1]
+            study_id = self._storage.get_study_id_from_name(self._study.study_name)
+            trial_id = self._storage.create_new_trial(study_id, template_trial=trial)
+        # Not simply the last, which may be another process's.
+        added = self.trials[self._storage.get_trial_number_from_id(trial_id)]
         self._list(added.number, "running", "", added.values)
         return added
 
@@ -219,7 +225,9 @@ def _create(folder: Path, spec: SweepSpec, path: Path) -> _StoredStudy:
 
 def _open(folder: Path) -> _StoredStudy:
     path = folder / STORAGE_FILE
+    content: bytes | None = None
     try:
+        content = path.read_bytes()
         _cut_back(path)
         storage, study = _load(path)
         _catch_up(folder, storage, study)
@@ -231,7 +239,7 @@ def _open(folder: Path) -> _StoredStudy:
     # What a damaged line makes Optuna raise is not to be foreseen.
     except Exception as error:
         problem = f"is damaged ({' '.join(str(error).split())[:100] or type(error).__name__})"
-    return _rebuild(folder, problem)
+    return _rebuild(folder, problem, content)
 
 
 def _load(path: Path) -> _StoredStudy:
@@ -242,6 +250,8 @@ def _load(path: Path) -> _StoredStudy:
     trials = study.get_trials(deepcopy=False)
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise ValueError("trials are missing in it")
+    if not all({"state", "cause"} <= set(t.user_attrs) for t in trials if t.state.is_finished()):
+        raise ValueError("it does not say how a trial ended")
     return storage, study
 
 
@@ -275,7 +285,7 @@ def _catch_up(folder: Path, storage: JournalStorage, study: optuna.Study) -> Non
     if not (folder / TRIALS_FILE).is_file():
         return
     spec = SweepSpec.parse(json.loads(study.user_attrs[_SPEC]))
-    listed = {trial.number: trial for trial in _listed(folder)}
+    listed = {trial.number: trial for trial in _listed(folder, spec)}
     known = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     behind = [
         number
@@ -306,23 +316,24 @@ def _lost(number: int) -> ListedTrial:
     return ListedTrial(number, State.FAILED, "lost with the study", {})
 
 
-def _listed(folder: Path) -> list[ListedTrial]:
+def _listed(folder: Path, spec: SweepSpec) -> list[ListedTrial]:
+    """Return the trials of the list that the sweep can have, none where the list is damaged."""
     try:
-        return read_trials(folder)
+        return [trial for trial in read_trials(folder) if trial.number < spec.num_trials]
     except RunFolderError:
         return []
 
 
-def _rebuild(folder: Path, problem: str) -> _StoredStudy:
+def _rebuild(folder: Path, problem: str, content: bytes | None) -> _StoredStudy:
     """Make the study anew from `sweep.yaml` and the list of trials."""
     path = folder / STORAGE_FILE
-    listed = {t.number: t for t in _listed(folder)} if (folder / TRIALS_FILE).is_file() else {}
+    spec = SweepSpec.from_yaml(folder / "sweep.yaml")
+    listed = {t.number: t for t in _listed(folder, spec)} if (folder / TRIALS_FILE).is_file() else {}
     if not listed and list(folder.glob("trial_*")):
         raise RunFolderError(
             f"{path} {problem}, and {TRIALS_FILE} holds no trials to make it anew from; "
             "start a new sweep"
         )
-    spec = SweepSpec.from_yaml(folder / "sweep.yaml")
     if listed:
         _log.warning("%s %s: made anew from %s, %d trials", path, problem, TRIALS_FILE, len(listed))
     # Aside, and moved into place when it is whole.
@@ -331,8 +342,8 @@ def _rebuild(folder: Path, problem: str) -> _StoredStudy:
     _, study = _create(folder, spec, aside)
     for number in range(max(listed, default=-1) + 1):
         study.add_trial(_to_frozen(listed.get(number, _lost(number)), spec))
-    if path.exists():
-        path.replace(path.with_name(f"{path.name}.damaged"))
+    if content is not None:
+        write_whole(path.with_name(f"{path.name}.damaged"), content)
     aside.replace(path)
     return _load(path)
 

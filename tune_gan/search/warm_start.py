@@ -67,7 +67,7 @@ def read_warm_start(folder: Path, spec: SweepSpec) -> list[FrozenTrial]:
             )
             for known in json.loads(path.read_text(encoding="utf-8"))
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); remove it to go on without") from None
 
 

@@ -1,0 +1,213 @@
+import copy
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tune_gan.errors import ConfigError
+from tune_gan.search.sampler import draw
+from tune_gan.search.spec import SweepSpec
+
+ALGORITHMS = ("random", "tpe")
+SPACE: dict[str, Any] = {
+    "gen_lr": {"log_uniform": [1e-5, 1e-1]},
+    "disc_lr": {"log_uniform": [1e-5, 1e-1]},
+    "dropout": {"uniform": [0.0, 0.5]},
+    "disc_steps": {"choice": [1, 2, 5]},
+}
+CONDITIONAL: dict[str, Any] = {
+    "beta2": {"uniform": [0.9, 0.999], "when": {"beta1": [0.5, 0.9]}},
+    "beta1": {"choice": [0.0, 0.5, 0.9], "when": {"optimizer": ["adam", "nadam"]}},
+    "optimizer": {"choice": ["adam", "nadam", "sgd"]},
+}
+
+
+def _spec(algorithm: str = "tpe", seed: int = 0, **changes: Any) -> SweepSpec:
+    search = {"algorithm": algorithm, "num_trials": 100, "seed": seed}
+    search |= changes.pop("search", {})
+    gan = {"preset": "circle", "gen_lr": 1e-3, "disc_lr": 1e-3, "disc_steps": 1}
+    return SweepSpec.parse({"name": "test", "gan": gan, "space": SPACE, "search": search, **changes})
+
+
+def _trial(
+    spec: SweepSpec,
+    point: dict[str, Any],
+    values: Sequence[float] | None,
+    state: TrialState = TrialState.COMPLETE,
+    scores: dict[int, float] | None = None,
+) -> FrozenTrial:
+    return create_trial(
+        state=state,
+        values=values,
+        params=point,
+        distributions={name: spec.space[name].to_optuna() for name in point},
+        intermediate_values=scores or {},
+    )
+
+
+def _complete(
+    spec: SweepSpec, number: int, score: Callable[[dict[str, Any]], float]
+) -> list[FrozenTrial]:
+    """Return as many complete trials, at random points."""
+    drawn = spec.model_copy(
+        update={"search": spec.search.model_copy(update={"algorithm": "random", "warm_start": []})}
+    )
+    points = [draw(drawn, 1000 + i, []) for i in range(number)]
+    return [_trial(spec, point, [score(point)]) for point in points]
+
+
+def _distance(point: dict[str, Any]) -> float:
+    """Return how far a point's gen_lr is from 1e-2, in powers of ten."""
+    return abs(math.log10(point["gen_lr"]) + 2)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_draw_depends_on_seed_number_and_trials_alone(algorithm: str) -> None:
+    spec = _spec(algorithm)
+    trials = _complete(spec, 15, _distance)
+    first = draw(spec, 15, trials)
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        draw(spec, 16, trials)
+        assert draw(spec, 15, copy.deepcopy(trials)) == first
+    assert draw(_spec(algorithm), 15, trials) == first
+    assert draw(spec, 16, trials) != first
+    assert draw(_spec(algorithm, seed=1), 15, trials) != first
+
+
+def test_only_tpe_learns_from_the_trials() -> None:
+    for algorithm, learns in (("random", False), ("tpe", True)):
+        spec = _spec(algorithm)
+        trials = _complete(spec, 15, _distance)
+        assert (draw(spec, 15, trials) != draw(spec, 15, [])) is learns
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.WAITING])
+def test_trials_that_failed_or_wait_do_not_matter(state: TrialState) -> None:
+    spec = _spec()
+    trials = _complete(spec, 15, _distance)
+    others = [_trial(spec, draw(spec, i, []), None, state) for i in range(5)]
+    assert draw(spec, 20, [*trials, *others]) == draw(spec, 20, trials)
+
+
+def test_tpe_keeps_away_from_what_runs() -> None:
+    spec = _spec(space={"gen_lr": SPACE["gen_lr"]})
+    trials = _complete(spec, 20, _distance)
+    alone = [draw(spec, n, trials) for n in range(40)]
+    running = [_trial(spec, {"gen_lr": 1e-2}, None, TrialState.RUNNING)] * 20
+    beside = [draw(spec, n, [*trials, *running]) for n in range(40)]
+    assert np.median([_distance(p) for p in beside]) > 2 * np.median([_distance(p) for p in alone])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_all_values_are_inside_of_the_space(algorithm: str) -> None:
+    spec = _spec(algorithm)
+    trials = _complete(spec, 12, _distance)
+    for number in range(30):
+        point = draw(spec, number, trials)
+        assert list(point) == list(SPACE)
+        assert all(spec.space[name].contains(value) for name, value in point.items())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_field_is_drawn_where_its_condition_holds_and_only_there(algorithm: str) -> None:
+    spec = _spec(algorithm, space=CONDITIONAL)
+    seen = set()
+    few_or_many: list[Callable[[dict[str, Any]], float]] = [len, lambda point: -len(point)]
+    for score in few_or_many:
+        trials = _complete(spec, 15, score)
+        for number in range(30):
+            point = draw(spec, number, trials)
+            expected = ["optimizer"]
+            if point["optimizer"] != "sgd":
+                expected.append("beta1")
+                if point["beta1"] != 0.0:
+                    expected.append("beta2")
+            assert list(point) == expected
+            seen.add(len(point))
+    assert seen >= {1, 3}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_constraints_hold_in_every_draw(algorithm: str) -> None:
+    spec = _spec(algorithm, constraints=["disc_lr >= gen_lr", "dropout < 0.25", "beta1 <= dropout"])
+    trials = _complete(spec, 12, _distance)
+    for number in range(60):
+        point: dict[str, Any] = draw(spec, number, trials)
+        assert point["disc_lr"] >= point["gen_lr"]
+        assert point["dropout"] < 0.25
+
+
+def test_rejected_draws_do_not_change_what_tpe_learns_from() -> None:
+    spec = _spec(constraints=["disc_lr >= gen_lr"])
+    trials = _complete(spec, 12, _distance)
+    before = copy.deepcopy(trials)
+    for number in range(20):
+        draw(spec, number, trials)
+    assert trials == before
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_constraints_that_nothing_fulfils_are_refused_in_one_line(algorithm: str) -> None:
+    spec = _spec(
+        algorithm,
+        space={"gen_lr": {"log_uniform": [1e-5, 1e-4]}},
+        constraints=["gen_lr >= 1e-3", "disc_lr >= gen_lr"],
+    )
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        draw(spec, 1, [])
+    assert time.monotonic() - started < 2
+    assert str(caught.value) == (
+        "constraints: none of 1,000 points drawn from the space fulfils gen_lr >= 1e-3, "
+        "disc_lr >= gen_lr; loosen them or narrow the space"
+    )
+
+
+@pytest.mark.parametrize("constraints", [[], ["disc_lr >= gen_lr"]])
+def test_tpe_draws_near_the_best_trials(constraints: list[str]) -> None:
+    near = {}
+    for algorithm in ALGORITHMS:
+        spec = _spec(algorithm, constraints=constraints)
+        trials = _complete(spec, 30, _distance)
+        near[algorithm] = np.median([_distance(draw(spec, n, trials)) for n in range(40)])
+    assert near["tpe"] < near["random"] / 2
+
+
+def test_tpe_takes_pruned_trials_for_worse_than_complete_ones() -> None:
+    spec = _spec(space={"gen_lr": SPACE["gen_lr"]})
+    complete = _complete(spec, 20, _distance)
+    pruned = [
+        _trial(spec, {"gen_lr": 1e-4 * 1.1**i}, None, TrialState.PRUNED, {1: 0.0}) for i in range(20)
+    ]
+    drawn = [draw(spec, n, [*complete, *pruned]) for n in range(40)]
+    assert np.median([_distance(point) for point in drawn]) < 0.5
+
+
+@pytest.mark.parametrize("second", ["samples_per_s", "train_time_s"])
+def test_tpe_with_two_objectives_takes_trials_of_every_state(second: str) -> None:
+    """ASHA, which is the default, prunes trials of such a sweep as of any other."""
+    spec = _spec(search={"objectives": ["fid_proxy", second]})
+    points = [draw(spec, n, []) for n in range(24)]
+    trials = [_trial(spec, p, [_distance(p), float(i % 7)]) for i, p in enumerate(points[:14])]
+    trials += [_trial(spec, p, None, TrialState.PRUNED, {1: 5.0, 2: 4.0}) for p in points[14:20]]
+    trials += [_trial(spec, p, None, TrialState.RUNNING, {1: 5.0}) for p in points[20:]]
+    drawn = draw(spec, 24, trials)
+    assert list(drawn) == list(SPACE)
+    assert drawn == draw(spec, 24, trials)
+
+
+@pytest.mark.parametrize(("second", "best"), [("samples_per_s", 5), ("train_time_s", 1)])
+def test_tpe_heeds_the_direction_of_the_second_objective(second: str, best: int) -> None:
+    spec = _spec(
+        space={"disc_steps": SPACE["disc_steps"]}, search={"objectives": ["fid_proxy", second]}
+    )
+    trials = [_trial(spec, {"disc_steps": steps}, [1.0, float(steps)]) for steps in (1, 2, 5) * 8]
+    drawn = [draw(spec, n, trials)["disc_steps"] for n in range(40)]
+    assert max(set(drawn), key=drawn.count) == best
