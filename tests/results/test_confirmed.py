@@ -96,7 +96,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     source, covered = np.random.default_rng(0), 0
     for sample in source.normal(50.0, 7.0, (2000, 5)):
         trials = [
-            ListedTrial(i, TrialState.COMPLETED, "", {}, [{"rescored": [score]}])
+            ListedTrial(i, TrialState.COMPLETED, "", {}, [{"rescored": [float(score)]}])
             for i, score in enumerate(sample)
         ]
         row = confirmed._summary(trials, 5)

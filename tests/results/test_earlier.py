@@ -115,6 +115,11 @@ def test_the_latest_of_tunes_lists_counts(run: Path) -> None:
 
 def test_a_run_that_has_only_begun_is_empty(run: Path) -> None:
     (run / _STATE).unlink()
+    with pytest.raises(RunFolderError) as caught:
+        load_results(run)
+    assert str(caught.value) == f"{run / 'trials.jsonl'} is missing; the trials are unknown"
+    for folder in run.glob("trial_*"):
+        shutil.rmtree(folder)
     table = load_results(run)
     assert table.empty
     assert list(table.columns)[-3:] == ["optimizer", "gen_lr", "disc_lr"]
