@@ -1,5 +1,7 @@
 """The errors that a user may see: each is one line that says what was given and what to do."""
 
+_MOST_COMPLAINTS = 5
+
 
 class TuneGanError(Exception):
     """The work could not be done; the command line prints the message and exits with 1."""
@@ -25,7 +27,9 @@ class FieldError(ConfigError):
     """
 
     def __init__(self, complaints: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in complaints))
+        texts = [f"{path}: {text}" if path else text for path, text in complaints[:_MOST_COMPLAINTS]]
+        others = len(complaints) - len(texts)
+        super().__init__("; ".join([*texts, f"and {others} others"] if others else texts))
         self.complaints = complaints
 
 

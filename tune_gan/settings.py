@@ -5,6 +5,7 @@ import io
 import re
 import reprlib
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from tune_gan.errors import ConfigError, FieldError
 
 _LARGEST_YAML_BYTES = 100_000
+_DEEPEST = 100
 # Two levels: a file may hold lists of lists of lists, by aliases more of them than there are atoms.
 _SHORT_FORM = reprlib.Repr()
 _SHORT_FORM.maxlevel = 2
@@ -88,6 +90,8 @@ def read_yaml(path: Path) -> Any:
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML 1.2 text, or a single value as a flag gives it, by the rules of `read_yaml`."""
+    if max(accumulate((ch in "[{") - (ch in "]}") for ch in text), default=0) > _DEEPEST:
+        raise ConfigError(f"is no valid YAML for this: brackets nested deeper than {_DEEPEST}")
     try:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:

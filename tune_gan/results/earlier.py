@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tune_gan.errors import RunFolderError
 from tune_gan.results.trials import (
@@ -27,15 +27,25 @@ def read_trials_of_tune(folder: Path) -> list[ListedTrial]:
     num_iterations = int(read_sweep(folder)["gan"]["num_iterations"])
     states = sorted(folder.glob("experiment_state-*.json"))
     if not states and list(folder.glob("trial_*")):
-        raise RunFolderError(f"{folder / TRIALS_FILE} is missing; the trials are unknown")
+        _fail(folder)
     if not states:
         return []
     try:
         listed = json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"]
         trials = [json.loads(trial) for trial, _ in listed]
+        # Of a later version, whose numbers are others.
+        is_later = any(str(trial["experiment_tag"]).isdigit() for trial in trials)
+        if is_later:
+            _fail(folder)
         return [_read_trial(folder, trial, num_iterations) for trial in trials]
+    except RunFolderError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{states[-1]} is damaged ({error}); the trials are unknown") from None
+
+
+def _fail(folder: Path) -> NoReturn:
+    raise RunFolderError(f"{folder / TRIALS_FILE} is missing; the trials are unknown")
 
 
 def _read_trial(folder: Path, trial: dict[str, Any], num_iterations: int) -> ListedTrial:

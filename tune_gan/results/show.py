@@ -89,10 +89,11 @@ def status_record(run: Path) -> dict[str, Any]:
     """
     ranked = rank(load_results(run))
     counts = {str(state): int(n) for state, n in ranked["state"].value_counts().items()}
+    search = read_sweep(run).get("search")
     has_best = not ranked.empty and not pd.isna(ranked["rank"].iloc[0])
     best = ranked.iloc[0] if has_best else None
     return {
-        "trials": read_sweep(run).get("search", {}).get("num_trials"),
+        "trials": search.get("num_trials") if isinstance(search, dict) else None,
         "states": counts,
         "best_trial": None if best is None else int(best["trial"]),
         "best_fid_proxy": None if best is None else float(best["best_fid_proxy"]),
@@ -215,13 +216,17 @@ def _table_console() -> Console:
 
 
 def _cell(value: Any) -> str:
-    if value is None or pd.isna(value):
+    if _is_missing(value):
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _json(value: Any) -> Any:
     """Return a cell as Python has it: NumPy's numbers as numbers, what is missing as None."""
-    if value is None or pd.isna(value):
+    if _is_missing(value):
         return None
     return value.item() if hasattr(value, "item") else value
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (not isinstance(value, list | dict) and bool(pd.isna(value)))

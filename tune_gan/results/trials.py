@@ -187,7 +187,10 @@ def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedT
         _log.warning("%s: the configuration of trial %d is lost", folder / TRIALS_FILE, number)
         if state in (TrialState.COMPLETED, TrialState.STOPPED):
             state, cause = TrialState.FAILED, "its configuration is lost"
-    return ListedTrial(number, state, cause, values if isinstance(values, dict) else {}, reports)
+    # Nothing that a stranger wrote is to pass for another column.
+    known = values if isinstance(values, dict) else {}
+    known = {name: value for name, value in known.items() if name in GanConfig.model_fields}
+    return ListedTrial(number, state, cause, known, reports)
 
 
 def _params(folder: Path) -> Any:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from tune_gan.errors import RunFolderError, StorageError
 
 LOCK_FILE = ".lock"
+_SIGNS_OF_A_RUN = ("sweep.yaml", "optuna_journal.log", "trials.jsonl")
 
 
 @contextmanager
@@ -66,6 +67,8 @@ def require_free(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder} is no run folder: it is not there")
+    if not any((folder / name).exists() for name in _SIGNS_OF_A_RUN):
+        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
     with locked(folder):
         pass
 
