@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str) -> Any:
     """Parse YAML 1.2 text, or a single value as a flag gives it, by the rules of `read_yaml`."""
     if max(accumulate((ch in "[{") - (ch in "]}") for ch in text), default=0) > _DEEPEST:
-        raise ConfigError(f"is no valid YAML for this: brackets nested deeper than {_DEEPEST}")
+        raise ConfigError(f"brackets are nested deeper than {_DEEPEST}")
     try:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
