@@ -307,10 +307,11 @@ def _score(trial: SweepTrial) -> float | None:
 
 def _make_folder(folder: Path) -> None:
     try:
+        was_there = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         # A sweep that was killed before it began leaves its lock, and no more.
         names = {file.name for file in folder.iterdir() if not file.name.endswith(".tmp")}
-        if names - _BEFORE_IT_BEGINS:
+        if names - _BEFORE_IT_BEGINS or (was_there and not names):
             raise FileExistsError
     except FileExistsError:
         raise RunFolderError(
