@@ -44,6 +44,12 @@ def _hold(folder: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
+@pytest.fixture(autouse=True)
+def a_run(tmp_path: Path) -> None:
+    """What makes a folder one of a sweep."""
+    (tmp_path / "sweep.yaml").touch()
+
+
 def _take(folder: Path) -> None:
     with locked(folder):
         pass
