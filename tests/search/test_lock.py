@@ -132,7 +132,7 @@ def test_a_holder_with_line_breaks_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_who_holds_a_folder_can_be_asked(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "sweep.yaml"]
     with _hold(tmp_path) as other:
         written = (tmp_path / LOCK_FILE).read_bytes()
         for _ in range(2):
