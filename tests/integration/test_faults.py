@@ -407,10 +407,10 @@ def test_budgets_end_a_sweep_within_a_report(whole_run: Path, tmp_path: Path) ->
 
 def test_time_is_a_budget_too(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    limits = ["--time-budget", "12s", "--set", "num_iterations=100000", "--set", "budget.trial_time=2"]
+    limits = ["--time-budget", "30s", "--set", "num_iterations=100000", "--set", "budget.trial_time=2"]
     ended = tune_gan("sweep", *RING, *limits, "--num-trials", "50", "--out", run, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "since the budget is spent: its time of 12 s is over" in ended.stderr.splitlines()[-1]
+    assert "since the budget is spent: its time of 30 s is over" in ended.stderr.splitlines()[-1]
     table = load_results(run)
     stopped = table[table["state"] == "stopped"]
     assert len(stopped)

@@ -144,6 +144,14 @@ def test_constraints_hold_in_every_draw(algorithm: str) -> None:
         assert point["dropout"] < 0.25
 
 
+def test_tpe_that_is_sure_of_a_forbidden_corner_does_not_end_the_search() -> None:
+    free, bound = _spec(), _spec(constraints=["disc_lr >= gen_lr"])
+    trials = _complete(free, 60, lambda point: math.log(point["disc_lr"] / point["gen_lr"]))
+    for number in range(20):
+        point: dict[str, Any] = draw(bound, number, trials)
+        assert point["disc_lr"] >= point["gen_lr"]
+
+
 def test_rejected_draws_do_not_change_what_tpe_learns_from() -> None:
     spec = _spec(constraints=["disc_lr >= gen_lr"])
     trials = _complete(spec, 12, _distance)

@@ -34,7 +34,7 @@ def read_trials_of_tune(folder: Path) -> list[ListedTrial]:
         listed = json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"]
         trials = [json.loads(trial) for trial, _ in listed]
         # Of a later version, whose numbers are others.
-        is_later = any(str(trial["experiment_tag"]).isdigit() for trial in trials)
+        is_later = any(trial["experiment_tag"].isdigit() for trial in trials)
         if is_later:
             _fail(folder)
         return [_read_trial(folder, trial, num_iterations) for trial in trials]

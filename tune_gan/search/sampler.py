@@ -10,6 +10,9 @@ from tune_gan.errors import ConfigError
 from tune_gan.search.space import Value, in_order
 from tune_gan.search.spec import SweepSpec
 
+# TPE, sure of a corner that the constraints forbid, draws there again and again: it gets so many draws,
+# then chance has the rest.
+_TPE_DRAWS = 50
 _MOST_DRAWS = 1000
 _LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
@@ -17,6 +20,7 @@ _LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Value]:
     """Draw a point of a sweep's space that fulfils its constraints.
 
+    TPE knows nothing of the constraints: where none of its draws fulfils them, the point is random.
     It depends on the search's seed, the number and the trials alone, so that a resumed sweep draws
     what an uninterrupted one would have drawn. The draw happens in a study in memory, whose draws that
     break a constraint leave no trace in the sweep's own.
@@ -38,7 +42,9 @@ def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[st
         learnt = [_without_reports(trial) for trial in learnt]
     study.add_trials(learnt)
     order = in_order(spec.space)
-    for _ in range(_MOST_DRAWS):
+    for count in range(_MOST_DRAWS):
+        if count == _TPE_DRAWS:
+            study.sampler = optuna.samplers.RandomSampler(seed=_seed(spec, number))
         trial = study.ask()
         point: dict[str, Value] = {}
         for name in order:
@@ -65,7 +71,10 @@ def _without_reports(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:
-    seed = int(np.random.SeedSequence([spec.search.seed, number]).generate_state(1)[0])
     if spec.search.algorithm == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=_seed(spec, number))
+    return optuna.samplers.RandomSampler(seed=_seed(spec, number))
+
+
+def _seed(spec: SweepSpec, number: int) -> int:
+    return int(np.random.SeedSequence([spec.search.seed, number]).generate_state(1)[0])
