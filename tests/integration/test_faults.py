@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from optuna.trial import TrialState
 
 from tests.integration.commands import command, tune_gan
 from tune_gan import load_results
-from tune_gan.gan.checkpoint import check
+from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.search.study import STORAGE_FILE
 
 pytestmark = pytest.mark.integration
@@ -200,7 +199,9 @@ def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
     arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "8", "--out", run]
     with start(*arguments, cwd=tmp_path) as process:
         for trial, ending in ((1, signal.SIGKILL), (3, signal.SIGSTOP), (4, signal.SIGKILL)):
-            wait_for(partial(reports, run, trial), process)
+            # The first report comes before the first checkpoint.
+            state = run / f"trial_{trial:05d}" / "checkpoint" / FILE_NAME
+            wait_for(state.is_file, process)
             os.kill(_worker_of(run, trial), ending)
             held_at = check(run / f"trial_{trial:05d}" / "checkpoint").iteration
             assert held_at in (iterations(run, trial)[-1], iterations(run, trial)[-1] - REPORT_EVERY)

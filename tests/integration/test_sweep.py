@@ -94,7 +94,8 @@ def test_a_sweep_from_one_command_to_the_trained_winner(
     # The ranking, and the winner trained again with the same numbers.
     records = json.loads(tune_gan("rank", run, "--json", cwd=tmp_path).stdout)
     assert sorted(record["trial"] for record in records) == list(range(6))
-    assert {record["state"] for record in records} <= {"completed", "stopped"}
+    # Which points are drawn depends on which trial ends first, and some collapse.
+    assert {record["state"] for record in records} <= {"completed", "stopped", "collapsed"}
     default = next(record for record in records if record["trial"] == 0)
     assert default["config"]["gen_lr"] == 1e-3
     retrained = tune_gan("train", "--config", run / "best.yaml", "--out", "again", cwd=tmp_path)
