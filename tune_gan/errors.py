@@ -45,6 +45,10 @@ class RunFolderError(InputError):
     """A run folder is missing, is no run folder, or is already taken."""
 
 
+class IncomparableError(InputError):
+    """Scores that were measured with different instruments were to be compared."""
+
+
 class SweepFailedError(TuneGanError):
     """A sweep ended without a single trial that could be ranked."""
 

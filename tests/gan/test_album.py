@@ -12,7 +12,7 @@ from tune_gan.gan.album import grid_files
 from tune_gan.gan.checkpoint import FILE_NAME, TrainingState
 from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
-from tune_gan.gan.training import generate
+from tune_gan.gan.scoring import generate
 from tune_gan.metrics.score import score_latents
 
 DIGITS = GanConfig(

@@ -26,7 +26,8 @@ from tune_gan.gan.checkpoint import (
     load_best_generator,
     read_progress,
 )
-from tune_gan.gan.training import begin, iterate, load_data
+from tune_gan.gan.data import load_data
+from tune_gan.gan.training import begin, iterate
 from tune_gan.presets import load_preset
 
 

@@ -17,7 +17,7 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, ConfigError
 from tune_gan.gan.checkpoint import FILE_NAME
 from tune_gan.gan.sampling import load_generator, sample, save_samples
-from tune_gan.gan.training import generate
+from tune_gan.gan.scoring import generate
 
 DIGITS = GanConfig(
     dataset="digits",

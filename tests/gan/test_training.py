@@ -13,16 +13,10 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, DataError
 from tune_gan.gan import models, training
 from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator, read_progress
+from tune_gan.gan.data import load_data
 from tune_gan.gan.losses import gradient_penalty, r1_penalty
-from tune_gan.gan.training import (
-    Report,
-    ReportState,
-    begin,
-    generate,
-    iterate,
-    load_data,
-    load_scorer,
-)
+from tune_gan.gan.scoring import generate, load_scorer
+from tune_gan.gan.training import Report, ReportState, begin, iterate
 from tune_gan.metrics.score import WORST_SCORE, score_latents
 
 DESIGN_METRICS = {
@@ -32,8 +26,12 @@ DESIGN_METRICS = {
     "disc_real",
     "disc_fake",
     "fid_proxy",
+    "fid_proxy_se",
     "best_fid_proxy",
+    "kid",
     "coverage",
+    "density",
+    "distinct",
     "spread",
     "samples_per_s",
     "train_time_s",
@@ -181,7 +179,7 @@ def test_the_same_config_gives_the_same_numbers_whatever_ran_before(tiny_ring: G
 
 def test_loading_the_score_for_the_first_time_changes_no_number() -> None:
     config = GanConfig.parse({**TINY_DIGITS, "num_iterations": 2})
-    training.load_scorer.cache_clear()
+    load_scorer.cache_clear()
     first = [numbers(report) for report in iterate(config)]
     assert [numbers(report) for report in iterate(config)] == first
 
@@ -349,3 +347,17 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_not_called_damage
 def test_a_checkpoint_may_go_on_for_longer(checkpoint: Path, tiny_ring: GanConfig) -> None:
     longer = tiny_ring.model_copy(update={"num_iterations": 10})
     assert [r.metrics["iteration"] for r in iterate(longer, checkpoint)] == [4, 6, 8, 10]
+
+
+def test_scores_of_another_instrument_are_not_gone_on_with(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    report = next(iterate(tiny_ring))
+    assert report.training.instrument == "circle-fourier-v1, N=2000"
+    report.training.save(tmp_path / "same")
+    assert len(list(iterate(tiny_ring, tmp_path / "same"))) == 2
+    report.training.instrument = "circle-fourier-v0, N=2000"
+    report.training.save(tmp_path / "other")
+    assert read_progress(tmp_path / "other").instrument == "circle-fourier-v0, N=2000"
+    with pytest.raises(CheckpointError, match=r"was scored with circle-fourier-v0, N=2000, and would"):
+        next(iterate(tiny_ring, tmp_path / "other"))

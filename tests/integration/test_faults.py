@@ -456,7 +456,8 @@ def test_a_second_interrupt_ends_a_sweep_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
+    # On a busy machine; in order it would wait for the trials.
+    assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert errors.splitlines()[-1].endswith(f"go on with: tune-gan resume {run}")
     assert "Traceback" not in errors

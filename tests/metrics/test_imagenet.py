@@ -110,9 +110,9 @@ def assert_spoilt_images_are_farther(pictures: Tensor, network: nn.Module) -> No
     source = torch.Generator().manual_seed(0)
     noise = 25 * torch.randn(others.shape, generator=source)
     noisy = (others + noise).clamp(0, 255).to(torch.uint8)
-    real = reference.distance(features(others))
-    assert reference.distance(features(blurred)) > 1.3 * real
-    assert reference.distance(features(noisy)) > 1.3 * real
+    real = reference.measure(features(others)).value
+    assert reference.measure(features(blurred)).value > 1.3 * real
+    assert reference.measure(features(noisy)).value > 1.3 * real
 
 
 def test_blur_and_noise_are_told_from_pictures(network: nn.Module) -> None:

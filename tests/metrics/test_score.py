@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tune_gan.gan.data import RING_NOISE, load_dataset, resize
-from tune_gan.gan.training import load_scorer
-from tune_gan.metrics.coverage import CoverageReference
+from tune_gan.gan.scoring import load_scorer
 from tune_gan.metrics.fourier import fourier_features
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import WORST_SCORE, score_latents
@@ -59,16 +58,6 @@ def test_fourier_features_are_fixed_and_approximate_kernels() -> None:
     assert torch.allclose(norms, torch.full((50,), 64.0))
 
 
-def test_coverage_by_hand() -> None:
-    real = torch.arange(20.0).unsqueeze(1)
-    reference = CoverageReference(real)
-    assert reference.coverage(real) == 1.0
-    # The fifth neighbour of an inner point lies 3 away, that of an end 5 away.
-    assert reference.coverage(torch.tensor([[10.0]])) == 7 / 20
-    assert reference.coverage(torch.tensor([[-4.5]])) == 1 / 20
-    assert reference.coverage(torch.tensor([[100.0]])) == 0.0
-
-
 def test_digits_score_sees_noise_and_repetition() -> None:
     digits = load_dataset("digits", Path())
     scorer = load_scorer("digits", Path(), 8)
@@ -77,8 +66,34 @@ def test_digits_score_sees_noise_and_repetition() -> None:
     memorised = digits.train[:10].repeat(200, 1, 1, 1)
     assert real["fid_proxy"] < 1.0
     assert real["coverage"] > 0.95
-    assert scorer.score(noise)["fid_proxy"] > 20 * real["fid_proxy"]
-    assert scorer.score(memorised)["coverage"] < 0.2
+    assert real["density"] == pytest.approx(1, abs=0.1)
+    assert real["class_entropy"] == pytest.approx(1, abs=0.01)
+    assert real["distinct"] > 0.98
+    assert abs(real["kid"]) < 0.02
+    assert 0 < real["fid_proxy_se"] < real["fid_proxy"]
+    noisy = scorer.score(noise)
+    assert noisy["fid_proxy"] > 20 * real["fid_proxy"]
+    assert noisy["kid"] > 1
+    assert noisy["density"] < 0.05
+    repeated = scorer.score(memorised)
+    assert repeated["coverage"] < 0.2
+    assert repeated["distinct"] == 0
+
+
+def test_samples_of_one_class_have_no_class_entropy() -> None:
+    digits = load_dataset("digits", Path())
+    assert digits.train_labels is not None
+    ones = digits.train[digits.train_labels == 1]
+    score = load_scorer("digits", Path(), 8).score(ones)
+    assert score["class_entropy"] < 0.1
+    assert score["coverage"] < 0.25
+    assert score["fid_proxy"] > 10
+
+
+def test_an_instrument_is_named_by_all_that_a_score_depends_on() -> None:
+    assert load_scorer("circle", Path(), None).name() == "circle-fourier-v1, N=2000"
+    assert load_scorer("digits", Path(), 8).name(500) == "digits-lenet-v1, N=500"
+    assert load_scorer("digits", Path(), 28).name() == "digits-lenet-v1-28px, N=2000"
 
 
 def test_real_images_of_another_size_score_as_well() -> None:

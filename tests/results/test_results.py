@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tune_gan import load_results
 from tune_gan.config import GanConfig
-from tune_gan.errors import RunFolderError, SweepFailedError
+from tune_gan.errors import IncomparableError, RunFolderError, SweepFailedError
 from tune_gan.files import append_line
 from tune_gan.results.ranking import best_trial, gain_over_default, rank
 from tune_gan.results.show import best_yaml, gain_line, ranking_records, ranking_table, status_record
@@ -201,10 +201,37 @@ def test_records_are_json(run: Path) -> None:
         "best_iteration": 200,
         "fid_proxy": 9.0,
         "iteration": 300,
+        "instrument": None,
         "config": {"gen_lr": 1e-4, "disc_hidden": "32,16"},
     }
     assert records[4]["best_fid_proxy"] is None
     assert records[-1]["rank"] is None
+
+
+def _with_instrument(run: Path, number: int, instrument: object) -> None:
+    path = run / f"trial_{number:05d}" / "result.json"
+    reports = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**r, "instrument": instrument}) + "\n" for r in reports))
+
+
+def test_scores_of_different_instruments_are_never_ranked_together(run: Path) -> None:
+    for number in (0, 1, 2):
+        _with_instrument(run, number, "mnist-lenet-v1, N=2000")
+    table = load_results(run)
+    assert list(table["instrument"][:3]) == ["mnist-lenet-v1, N=2000"] * 3
+    assert table["instrument"][3:].isna().all()
+    assert len(rank(table)) == len(table)
+    _with_instrument(run, 1, "mnist-lenet-v1, N=500")
+    message = (
+        "scores of different instruments do not compare "
+        "(mnist-lenet-v1, N=2000: 2 trials; mnist-lenet-v1, N=500: 1 trials); rank each by itself"
+    )
+    with pytest.raises(IncomparableError) as caught:
+        rank(load_results(run))
+    assert str(caught.value) == message
+    # What a stranger wrote is no name.
+    _with_instrument(run, 1, ["x"])
+    assert rank(load_results(run))["rank"].max() > 1
 
 
 def test_table_shows_every_trial_and_its_cause(run: Path) -> None:

@@ -11,7 +11,12 @@ from tune_gan.results.trials import TRIALS_FILE, trial_folder
 from tune_gan.search.sampler import draw
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import SweepStudy
-from tune_gan.search.warm_start import load_warm_start, read_warm_start, save_warm_start
+from tune_gan.search.warm_start import (
+    load_warm_start,
+    read_warm_start,
+    require_instrument,
+    save_warm_start,
+)
 
 GAN: dict[str, Any] = {"preset": "circle", "num_iterations": 300, "report_every": 30}
 SPACE: dict[str, Any] = {
@@ -261,3 +266,18 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"warm_start\.json cannot be written"):
         save_warm_start(tmp_path / "none", [_WHOLE])
+
+
+def test_scores_of_another_instrument_are_not_learnt_from(tmp_path: Path) -> None:
+    old = _run(tmp_path / "old")
+    known = load_warm_start(_spec(old))
+    # Version 0.1.0 did not say.
+    require_instrument(known, "circle-fourier-v1, N=2000")
+    path = trial_folder(old, 0) / "result.json"
+    reports = [json.loads(line) for line in path.read_text().splitlines()]
+    named = [{**report, "instrument": "circle-fourier-v1, N=2000"} for report in reports]
+    path.write_text("".join(json.dumps(report) + "\n" for report in named))
+    known = load_warm_start(_spec(old))
+    require_instrument(known, "circle-fourier-v1, N=2000")
+    with pytest.raises(ConfigError, match=r"scores of circle-fourier-v1, N=2000 do not compare"):
+        require_instrument(known, "circle-fourier-v2, N=2000")

@@ -9,7 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tune_gan.config import GanConfig
 from tune_gan.gan.data import Dataset, resize
 from tune_gan.gan.pictures import picture, picture_tensor, save_gif
-from tune_gan.gan.training import Report, generate
+from tune_gan.gan.scoring import generate
+from tune_gan.gan.training import Report
 from tune_gan.metrics.score import score_latents
 
 _NUM_IN_GRID = 25

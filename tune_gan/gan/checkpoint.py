@@ -40,6 +40,7 @@ class Progress:
         history: ``(iteration, fid_proxy)`` of every report.
         cause: Why it diverged, else empty.
         train_time_s: Wall time of training alone, in seconds.
+        instrument: What its scores were measured with; empty where it does not say.
     """
 
     config: dict[str, Any]
@@ -51,6 +52,7 @@ class Progress:
     history: tuple[tuple[int, float], ...]
     cause: str = ""
     train_time_s: float = 0.0
+    instrument: str = ""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class TrainingState:
         history: ``(iteration, fid_proxy)`` of every report so far.
         cause: Why the run has diverged, else empty.
         best_generator: Weights of the scored generator at its best score, on the CPU; empty before one.
+        instrument: What its scores are measured with: ``mnist-lenet-v1, N=2000``.
     """
 
     config: GanConfig
@@ -88,6 +91,7 @@ class TrainingState:
     history: list[tuple[int, float]] = field(default_factory=list)
     cause: str = ""
     best_generator: dict[str, Tensor] = field(default_factory=dict)
+    instrument: str = ""
 
     @property
     def scored_generator(self) -> nn.Module:
@@ -131,6 +135,7 @@ class TrainingState:
             "train_time_s": self.train_time_s,
             "history": self.history,
             "cause": self.cause,
+            "instrument": self.instrument,
         }
         text, tensors = json.dumps(progress), self._tensors()
         metadata = {"progress": text, "checksum": _checksum(text, tensors)}
@@ -174,6 +179,7 @@ class TrainingState:
         self.iteration = progress.iteration
         self.time_s, self.train_time_s = progress.time_s, progress.train_time_s
         self.history, self.cause = list(progress.history), progress.cause
+        self.instrument = progress.instrument
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {
@@ -296,6 +302,7 @@ def _parse_progress(text: str) -> Progress:
         history=tuple((int(iteration), float(score)) for iteration, score in values["history"]),
         cause=str(values.get("cause", "")),
         train_time_s=float(values.get("train_time_s", 0.0)),
+        instrument=str(values.get("instrument", "")),
     )
 
 

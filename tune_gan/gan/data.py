@@ -15,10 +15,12 @@ from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms.v2 import functional as image_ops
 
+from tune_gan.config import GanConfig
 from tune_gan.errors import DataError
 from tune_gan.gan.folder import load_folder
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.imagenet import download_mobilenet
+from tune_gan.places import data_root
 
 RING_RADIUS = 1.0
 RING_NOISE = 0.05
@@ -80,6 +82,15 @@ def load_dataset(name: str, root: Path, image_size: int | None = None) -> Datase
         assert image_size is not None
         return _folder(root, image_size)
     return _idx_dataset(name, root)
+
+
+def load_data(config: GanConfig) -> Dataset:
+    """Load what a configuration trains on, once a process.
+
+    Raises:
+        DataError: if it cannot be loaded.
+    """
+    return load_dataset(config.dataset, data_root(config.data_root), config.image_size)
 
 
 def resize(samples: Tensor, image_size: int | None) -> Tensor:

@@ -18,7 +18,8 @@ from torchvision.utils import make_grid
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.pictures import picture
-from tune_gan.gan.training import Report, generate
+from tune_gan.gan.scoring import generate
+from tune_gan.gan.training import Report
 from tune_gan.metrics.score import score_latents
 
 _NUM_SHOWN = 4

@@ -12,19 +12,12 @@ from tune_gan.errors import RunFolderError, StorageError, TuneGanError
 from tune_gan.files import append_line, write_whole
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
+from tune_gan.gan.data import load_data
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.sampling import save_best_samples
-from tune_gan.gan.training import (
-    Report,
-    ReportState,
-    begin,
-    generate,
-    iterate,
-    load_data,
-    prepare,
-    scorer_of,
-)
+from tune_gan.gan.scoring import generate, prepare, scorer_of
+from tune_gan.gan.training import Report, ReportState, begin, iterate
 from tune_gan.metrics.score import score_latents
 from tune_gan.places import with_whole_paths
 
@@ -46,6 +39,7 @@ class TrainingResult:
         fid_proxy: Score of the last report.
         iteration: Iteration of the last report.
         time_s: Wall time of training and scoring, in seconds.
+        instrument: What the scores were measured with: ``mnist-lenet-v1, N=2000``.
     """
 
     folder: Path
@@ -57,6 +51,7 @@ class TrainingResult:
     fid_proxy: float
     iteration: int
     time_s: float
+    instrument: str
 
 
 def train(
@@ -117,6 +112,7 @@ def train(
         fid_proxy=progress.history[-1][1],
         iteration=progress.iteration,
         time_s=progress.time_s,
+        instrument=progress.instrument,
     )
     write_hyperparameters(folder, config, result.best_fid_proxy, result.fid_proxy)
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
@@ -141,7 +137,10 @@ def _train_into(
         if on_start:
             on_start(resumed_at)
         for report in iterate(config, checkpoint if resumed_at else None):
-            append_line(folder / "metrics.jsonl", json_metrics(report.metrics))
+            append_line(
+                folder / "metrics.jsonl",
+                {**json_metrics(report.metrics), "instrument": report.training.instrument},
+            )
             album.add_report(report)
             report.training.save(checkpoint)
             if on_report:

@@ -12,8 +12,8 @@ from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator
 from tune_gan.gan.data import load_dataset
 from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
+from tune_gan.gan.scoring import generate
 from tune_gan.gan.seeds import derive_seed
-from tune_gan.gan.training import generate
 from tune_gan.metrics.score import score_latents
 
 _NUM_SAMPLES = 64

@@ -4,10 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,18 +14,15 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_gan.config import GanConfig
+from tune_gan.errors import CheckpointError
 from tune_gan.gan.checkpoint import TrainingState
 from tune_gan.gan.data import (
-    RING_NOISE,
-    RING_RADIUS,
     BatchOrder,
     Dataset,
-    load_dataset,
+    load_data,
     resize,
-    to_saved_form,
     to_unit_range,
 )
-from tune_gan.gan.folder import list_folder
 from tune_gan.gan.losses import (
     discriminator_loss,
     discriminator_output,
@@ -36,13 +31,9 @@ from tune_gan.gan.losses import (
     r1_penalty,
 )
 from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.seeds import derive_seed
-from tune_gan.metrics.classifier import load_classifier
-from tune_gan.metrics.fourier import fourier_features
-from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
-from tune_gan.metrics.ring import ring_measures
-from tune_gan.metrics.score import Scorer, image_features, out_of_bounds, score_latents
-from tune_gan.places import data_root
+from tune_gan.metrics.score import out_of_bounds, score_latents
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -68,10 +59,10 @@ class Report:
     Attributes:
         metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
             disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
-            report; ``fid_proxy, best_fid_proxy, coverage, spread`` and, on the ring, ``radial_error,
-            sector_coverage``, never NaN; ``samples_per_s``, real samples a second of training since
-            the last report, scoring not counted; ``train_time_s``, seconds of training so far,
-            scoring not counted; ``time_s``, wall seconds of the run.
+            report; ``best_fid_proxy`` and what `Scorer.score` returns, never NaN; ``samples_per_s``,
+            real samples a second of training since the last report, scoring not counted;
+            ``train_time_s``, seconds of training so far, scoring not counted; ``time_s``, wall seconds
+            of the run.
         state: Whether the run goes on, is complete or has diverged.
         cause: Why it diverged, else empty.
         training: The state to save; it changes as the run goes on.
@@ -95,14 +86,14 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
 
     Raises:
         DataError: if the data set cannot be loaded or is smaller than a batch.
-        CheckpointError: if the checkpoint is damaged or of another configuration.
+        CheckpointError: if the checkpoint is damaged, of another configuration, or its scores were
+            measured with another instrument.
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
     data = load_data(config)
     training = begin(config, data)
     scorer = scorer_of(config)
-    if checkpoint is not None:
-        training.load(checkpoint)
+    _take_up(training, checkpoint, scorer.name())
     generator, discriminator = training.generator, training.discriminator
     device = training.latent_source.device
     real_samples = resize(data.train, config.image_size).to(device)
@@ -166,134 +157,22 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             "time_s": training.time_s,
         }
         state = ReportState.COMPLETED if done else ReportState.RUNNING
-        yield Report(metrics, ReportState.DIVERGED if cause else state, cause, training)
+        state = ReportState.DIVERGED if cause else state
+        yield Report(metrics, state, cause, training)
         totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
 
 
-def generate(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Generate samples as they would be saved: uint8 images ``(N, C, H, W)`` or points ``(N, 2)``.
-
-    Args:
-        generator: Put into evaluation mode for it, and back.
-        latents: ``(N, latent_dim)``, on any device; the samples come back on the CPU.
-    """
-    device = next(generator.parameters()).device
-    was_training = generator.training
-    generator.eval()
-    with torch.inference_mode():
-        chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
-    generator.train(was_training)
-    return torch.cat(chunks)
-
-
-def rescore(training: TrainingState, count: int, num_seeds: int) -> list[float]:
-    """Score a run's best generator anew, on other latents than those that chose it.
-
-    Args:
-        training: The run.
-        count: Samples of a score.
-        num_seeds: How many scores, each with its own latents, the same for every run.
-
-    Returns:
-        A `fid_proxy` for each set of latents.
-    """
-    generator = deepcopy(training.scored_generator)
-    generator.load_state_dict(training.best_generator)
-    scorer = scorer_of(training.config)
-    return [
-        scorer.score(generate(generator, score_latents(training.config.latent_dim, count, seed)))[
-            "fid_proxy"
-        ]
-        for seed in range(1, num_seeds + 1)
-    ]
-
-
-def score_of_real(config: GanConfig, count: int, num_seeds: int) -> list[float]:
-    """Score real training samples as if they were generated: what no generator gets below for long.
-
-    Args:
-        config: A configuration, whose data set and image size count.
-        count: Samples of a score; fewer where the data set holds fewer.
-        num_seeds: How many scores, each of other samples.
-    """
-    real = resize(load_data(config).train, config.image_size)
-    scorer = scorer_of(config)
-    scores = []
-    for seed in range(1, num_seeds + 1):
-        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
-        scores.append(scorer.score(real[order[:count]])["fid_proxy"])
-    return scores
-
-
-def prepare(config: GanConfig) -> None:
-    """Load what a run needs, and train its feature network, where that was not done yet.
-
-    To be called once, before the first of many runs; what is wrong is said before what takes long.
-
-    Raises:
-        DataError: if the data set or the weights of its feature network cannot be loaded, or a batch
-            is larger than the data set.
-    """
-    if config.dataset == "folder":
-        # What is missing is said before a hundred thousand images are decoded.
-        list_folder(data_root(config.data_root))
-        load_mobilenet(Path(config.weights) if config.weights else None)
-    BatchOrder(len(load_data(config).train), config.batch_size, config.seed)
-    scorer_of(config)
-
-
-def load_data(config: GanConfig) -> Dataset:
-    """Load what a configuration trains on, once a process.
-
-    Raises:
-        DataError: if it cannot be loaded.
-    """
-    return load_dataset(config.dataset, data_root(config.data_root), config.image_size)
-
-
-def scorer_of(config: GanConfig) -> Scorer:
-    """Return what a configuration is scored with, made once a process.
-
-    Sets torch's thread count, on which the sums in a score depend.
-
-    Raises:
-        DataError: if the data set or the weights of its feature network cannot be loaded.
-    """
-    torch.set_num_threads(config.num_threads)
-    root = data_root(config.data_root)
-    return load_scorer(config.dataset, root, config.image_size, config.weights)
-
-
-@lru_cache(maxsize=1)
-def load_scorer(dataset: str, root: Path, image_size: int | None, weights: str | None = None) -> Scorer:
-    """Return the score of a data set, its feature network trained now if it is not in the cache.
-
-    The feature network sees labelled images at the data set's own size. Real images go through
-    `image_size` and back as generated ones do, so that what resizing takes away is missing on both
-    sides. A folder's images, which have no labels, are scored in ImageNet features.
-
-    Args:
-        dataset: The data set's name.
-        root: Where its files lie, for MNIST, Fashion-MNIST and a folder.
-        image_size: Height and width of the images to score; None for points.
-        weights: File of the ImageNet network's weights; None for torchvision's cache.
-
-    Raises:
-        DataError: if the data set or the weights cannot be loaded.
-    """
-    native = load_dataset(dataset, root, image_size)
-    if dataset == "circle":
-        return Scorer(
-            fourier_features,
-            native.held_out,
-            lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
-        )
-    if native.train_labels is None:
-        network = load_mobilenet(Path(weights) if weights else None)
-        # As published for ImageNet features: unscaled.
-        return Scorer(imagenet_features(network), native.held_out, scale=False)
-    classifier = load_classifier(dataset, native.train, native.train_labels)
-    return Scorer(image_features(classifier), resize(native.held_out, image_size))
+def _take_up(training: TrainingState, checkpoint: Path | None, instrument: str) -> None:
+    """Go on from a checkpoint, if there is one, and if its scores compare with those to come."""
+    if checkpoint is not None:
+        training.load(checkpoint)
+        before = training.instrument
+        if before and before != instrument:
+            raise CheckpointError(
+                f"{checkpoint} was scored with {before}, and would go on with {instrument}, which do "
+                "not compare; go on with the data and the version of the program that it began with"
+            )
+    training.instrument = instrument
 
 
 def begin(config: GanConfig, data: Dataset) -> TrainingState:

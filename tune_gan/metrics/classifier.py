@@ -1,46 +1,47 @@
-"""The small classifier whose penultimate layer are the features of `fid_proxy` for images.
-
-It is trained once on a data set's labels and kept in the user's cache folder.
-"""
+"""The small classifier whose penultimate layer are the features of `fid_proxy` for labelled images."""
 
 import hashlib
-import logging
-import os
-import tempfile
+import json
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
-from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as image_ops
 
-from tune_gan.places import cache_folder
-
-logger = logging.getLogger(__name__)
+from tune_gan.errors import DataError
 
 NUM_FEATURES = 64
-_VERSION = "lenet-v1"  # Part of the cache key: raise it with every change to network or training.
+SHIPPED = Path(__file__).parent / "weights"
+RECIPES_FILE = SHIPPED / "recipes.json"
+_VERSION = "lenet-v1"  # Part of every name: raise it with every change to network or training.
+_LARGEST_SIZE = 64
 _SEED = 1998
 _BATCH_SIZE = 128
+_MIN_EPOCHS = 3
 _MIN_STEPS = 1_500
 _LEARNING_RATE = 2e-3
+_CHUNK = 500
 
 
 class LeNet(nn.Module):
     """A LeNet-type classifier (LeCun et al. 1998) with a 64-wide penultimate layer.
 
     Args:
-        image_size: Height and width of the grey images.
+        image_size: Height and width of the images.
         num_classes: Number of labels.
+        channels: 1 for grey images, 3 for colour.
     """
 
-    def __init__(self, image_size: int, num_classes: int) -> None:
+    def __init__(self, image_size: int, num_classes: int, channels: int = 1) -> None:
         super().__init__()
         self.image_size = image_size
         self.convolutions = nn.Sequential(
-            nn.Conv2d(1, 16, 5, padding=2),
+            nn.Conv2d(channels, 16, 5, padding=2),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 5, padding=2),
@@ -51,94 +52,157 @@ class LeNet(nn.Module):
         )
         self.classify = nn.Linear(NUM_FEATURES, num_classes)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(B, num_classes)`` of uint8 images ``(B, C, H, W)``."""
+        return self.logits(self._penultimate(images))
+
+    def _penultimate(self, images: Tensor) -> Tensor:
+        values: Tensor = self.convolutions(images.float() / 127.5 - 1.0)
+        return values
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits ``(B, num_classes)`` of features ``(B, 64)``."""
+        logits: Tensor = self.classify(F.relu(features))
+        return logits
+
     def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate layer before its ReLU, ``(B, 64)``, of uint8 images.
+        """Return the penultimate layer before its ReLU, ``(N, 64)``, of uint8 images of any size.
 
         Before, because a third of the units never pass a ReLU on held-out images, which makes the
         covariance of the activations singular.
         """
-        features: Tensor = self.convolutions(images.float() / 127.5 - 1.0)
-        return features
+        size = self.image_size
+        chunks = []
+        with torch.inference_mode():
+            for chunk in images.split(_CHUNK):
+                fits = chunk.shape[-1] == size
+                chunks.append(
+                    self._penultimate(chunk if fits else image_ops.resize(chunk, [size, size]))
+                )
+        return torch.cat(chunks)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``(B, num_classes)`` of uint8 images ``(B, 1, H, W)``."""
-        logits: Tensor = self.classify(F.relu(self.features(images)))
-        return logits
+    def classes(self, features: Tensor) -> Tensor:
+        """Return the likeliest class of each of the features ``(N, 64)``, int64 ``(N,)``."""
+        with torch.inference_mode():
+            return self.logits(features).argmax(dim=1)
 
 
-def load_classifier(name: str, images: Tensor, labels: Tensor) -> LeNet:
-    """Return the classifier of a data set, from the cache or else trained now (40 s for MNIST).
+def recipes() -> dict[str, dict[str, Any]]:
+    """Return what is known of the classifiers that ship, by data set.
 
-    The cache key holds the data set's name, a digest of the images and labels, and the version of
-    this code. A second process waits for the first rather than training again. What is trained here
-    does not depend on torch's global RNG or thread count, and changes neither.
+    Each has ``instrument``, its name and that of its file; ``sha256`` of the file; ``test_accuracy``
+    on the held-out images; ``held_out_sha256`` of these; and ``recipe``, how it was trained.
+    """
+    loaded: dict[str, dict[str, Any]] = json.loads(RECIPES_FILE.read_text(encoding="utf-8"))
+    return loaded
+
+
+@lru_cache(maxsize=4)
+def load_shipped(dataset: str) -> LeNet:
+    """Return the classifier that ships for a data set.
+
+    Raises:
+        DataError: if its file is not the one that was shipped.
+    """
+    recipe = recipes()[dataset]
+    path = SHIPPED / f"{recipe['instrument']}.safetensors"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); install tune-gan again") from None
+    if hashlib.sha256(content).hexdigest() != recipe["sha256"]:
+        raise DataError(f"{path} is not the file that was shipped; install tune-gan again")
+    return _from_bytes(path, content)
+
+
+def load_trained(path: Path) -> LeNet:
+    """Return a classifier that `save_trained` wrote.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        return _from_bytes(path, path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def to_bytes(network: LeNet) -> bytes:
+    """Return a classifier as the content of a safetensors file."""
+    return save(network.state_dict())
+
+
+def digest_of(content: bytes | Tensor) -> str:
+    """Return the sha256 of a file's content or of a tensor's values, in hexadecimal digits."""
+    return hashlib.sha256(
+        content if isinstance(content, bytes) else content.contiguous().numpy().data
+    ).hexdigest()
+
+
+def instrument_name(prefix: str) -> str:
+    """Return the name of a classifier's features, e.g. ``mnist-lenet-v1``."""
+    return f"{prefix}-{_VERSION}"
+
+
+def train_classifier(images: Tensor, labels: Tensor) -> LeNet:
+    """Train a classifier: Adam, its learning rate falling linearly to 0, 3 epochs or 1,500 steps.
+
+    Always the same on one machine: it depends on neither torch's global random numbers nor its thread
+    count, and changes neither.
 
     Args:
-        name: The data set's name.
-        images: Training images, uint8 ``(N, 1, H, W)``.
+        images: Training images, uint8 ``(N, C, H, W)``; those above 64x64 are made smaller.
         labels: Their classes, int64 ``(N,)``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        network = LeNet(images.shape[-1], int(labels.max()) + 1)
-    path = _cache_path(name, images, labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not _read_weights(path, network):
-            logger.info("training the feature network of %s, once", name)
-            _train(network, images, labels)
-            _write_weights(path, network)
-    return network.eval().requires_grad_(False)
-
-
-def accuracy(network: LeNet, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images that the classifier labels rightly, 0 to 1."""
-    with torch.inference_mode():
-        guesses = torch.cat([network(chunk).argmax(dim=1) for chunk in images.split(1000)])
-    return float((guesses == labels).float().mean())
-
-
-def _cache_path(name: str, images: Tensor, labels: Tensor) -> Path:
-    digest = hashlib.sha256(images.contiguous().numpy().data)
-    digest.update(labels.contiguous().numpy().data)
-    file_name = f"{name}-{_VERSION}-{digest.hexdigest()[:16]}.safetensors"
-    return cache_folder() / "features" / file_name
-
-
-def _read_weights(path: Path, network: LeNet) -> bool:
-    """Load cached weights; a damaged file counts as absent."""
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if path.exists():
-            logger.warning("%s is damaged (%s) and is made again", path, error)
-        return False
-    return True
-
-
-def _write_weights(path: Path, network: LeNet) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(descriptor)
-    save_file(network.state_dict(), temporary)
-    Path(temporary).replace(path)
-
-
-def _train(network: LeNet, images: Tensor, labels: Tensor) -> None:
-    """Train with Adam, the learning rate falling linearly to 0, for 3 epochs or 1,500 steps."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # A multiple of 4, so that the weights tell the size.
+    size = min(images.shape[-1], _LARGEST_SIZE) // 4 * 4
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            network = LeNet(size, int(labels.max()) + 1, images.shape[1])
             torch.manual_seed(_SEED)
             _descend(network, images, labels)
     finally:
         torch.set_num_threads(num_threads)
+    return network.eval().requires_grad_(False)
+
+
+def recipe() -> dict[str, Any]:
+    """Return how `train_classifier` trains, to be kept beside its result."""
+    return {
+        "network": "LeNet: 16 and 32 channels of 5x5, 64 features",
+        "optimizer": "Adam",
+        "learning_rate": f"{_LEARNING_RATE:g}, falling linearly to 0",
+        "batch_size": _BATCH_SIZE,
+        "epochs": f"{_MIN_EPOCHS}, or as many as make {_MIN_STEPS} steps",
+        "seed": _SEED,
+    }
+
+
+def accuracy(network: LeNet, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that the classifier labels rightly, 0 to 1."""
+    return float((network.classes(network.features(images)) == labels).double().mean())
+
+
+def _from_bytes(path: Path, content: bytes) -> LeNet:
+    try:
+        weights = load(content)
+        first, last = weights["convolutions.0.weight"], weights["classify.weight"]
+        side = round((weights["convolutions.7.weight"].shape[1] / 32) ** 0.5) * 4
+        network = LeNet(side, len(last), first.shape[1])
+        network.load_state_dict(weights)
+    except (SafetensorError, KeyError, RuntimeError, IndexError, ValueError):
+        raise DataError(f"{path} holds no weights of a classifier of this program") from None
+    return network.eval().requires_grad_(False)
 
 
 def _descend(network: LeNet, images: Tensor, labels: Tensor) -> None:
     batch_size = min(_BATCH_SIZE, len(images))
     steps_per_epoch = len(images) // batch_size
-    num_epochs = max(3, -(-_MIN_STEPS // steps_per_epoch))
+    num_epochs = max(_MIN_EPOCHS, -(-_MIN_STEPS // steps_per_epoch))
+    size = [network.image_size, network.image_size]
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(
         optimizer, 1.0, 0.0, total_iters=num_epochs * steps_per_epoch
@@ -146,7 +210,9 @@ def _descend(network: LeNet, images: Tensor, labels: Tensor) -> None:
     network.train()
     for _ in range(num_epochs):
         for indices in torch.randperm(len(images)).split(batch_size)[:steps_per_epoch]:
-            loss = F.cross_entropy(network(images[indices]), labels[indices])
+            batch = images[indices]
+            batch = batch if batch.shape[-1] == size[0] else image_ops.resize(batch, size)
+            loss = F.cross_entropy(network(batch), labels[indices])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

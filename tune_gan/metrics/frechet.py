@@ -1,9 +1,24 @@
 """The Fréchet distance between two sets of features, each taken for a Gaussian."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_LEAST_ROOT = 1e-6
+
+
+class Distance(NamedTuple):
+    """A Fréchet distance.
+
+    Attributes:
+        value: The distance, 0 or above.
+        standard_error: Its standard deviation over other draws of as many generated samples.
+    """
+
+    value: float
+    standard_error: float
 
 
 class FrechetReference:
@@ -32,23 +47,36 @@ class FrechetReference:
         """Return features ``(N, d)`` in float64 with the real mean, and deviation, taken out."""
         return (features.double() - self._mean) / self._deviation
 
-    def distance(self, features: Tensor) -> float:
-        """Return the squared Fréchet distance of ``(N, d)`` features to the real ones.
+    def measure(self, features: Tensor) -> Distance:
+        """Return the squared Fréchet distance of ``(N, d)`` features to the real ones, and its error.
 
         Dowson and Landau 1982; as a score of generators Heusel et al. 2017
         (https://arxiv.org/abs/1706.08500): ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))``. The trace of
         the root is the sum of the roots of the eigenvalues of ``C^(1/2) C' C^(1/2)``, which is
         symmetric; eigenvalues below 0 are rounding errors and count as 0. Infinite where the features
         are too large for a number.
+
+        The standard error over other draws of N samples is that of the first-order change of the
+        distance with each sample (delta method; van der Vaart 1998, Asymptotic Statistics, chapter 20):
+        ``2 (m' - m).(x - m') + (x - m').(I - T)(x - m')`` with the derivative of the root ``T =
+        C^(1/2) (C^(1/2) C' C^(1/2))^(-1/2) C^(1/2)``.
         """
         standardised = self.standardise(features)
+        mean = standardised.mean(dim=0)
         covariance = standardised.T.cov()
         inner = self._root @ covariance @ self._root
         if not bool(inner.isfinite().all()):
-            return math.inf
-        eigenvalues = torch.linalg.eigvalsh((inner + inner.T) / 2)
-        shift = standardised.mean(dim=0).square().sum()
-        spread = covariance.trace() + self._trace - 2 * eigenvalues.clamp(min=0).sqrt().sum()
-        distance = float(shift + spread)
+            return Distance(math.inf, math.inf)
+        eigenvalues, eigenvectors = torch.linalg.eigh((inner + inner.T) / 2)
+        roots = eigenvalues.clamp(min=0).sqrt()
+        value = float(mean.square().sum() + covariance.trace() + self._trace - 2 * roots.sum())
+        if not math.isfinite(value):
+            return Distance(math.inf, math.inf)
+        # Directions in which the samples do not vary at all have no root to differentiate.
+        inverse = torch.where(roots > _LEAST_ROOT * roots.max(), 1 / roots, 0.0)
+        side = self._root @ eigenvectors
+        centred = standardised - mean
+        change = centred @ (2 * mean) + centred.square().sum(dim=1)
+        change -= ((centred @ side).square() * inverse).sum(dim=1)
         # max() would take what is not a number for 0, which is the best score.
-        return max(0.0, distance) if math.isfinite(distance) else math.inf
+        return Distance(max(0.0, value), float(change.std() / math.sqrt(len(features))))

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from tune_gan.errors import DataError
-from tune_gan.metrics.score import Features
 
 INPUT_SIZE = 128
 NUM_FEATURES = 1280
@@ -74,7 +74,7 @@ def download_mobilenet() -> None:
         ) from None
 
 
-def imagenet_features(network: nn.Module) -> Features:
+def imagenet_features(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the features of uint8 images ``(N, 3, H, W)``: ``(N, 1280)`` float32, after pooling.
 
     Images are resized to 128x128 first. On one core 2,000 images of 64x64 take about 8 s; at 96 they

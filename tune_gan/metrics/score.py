@@ -1,79 +1,117 @@
-"""The score of a generator: `fid_proxy`, with coverage and the ring's own measures beside it."""
+"""The score of a generator: `fid_proxy`, and more views of its samples beside it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as image_ops
 
-from tune_gan.metrics.classifier import LeNet
-from tune_gan.metrics.coverage import CoverageReference
+from tune_gan.metrics.diversity import Neighbourhoods
 from tune_gan.metrics.frechet import FrechetReference
+from tune_gan.metrics.kernel import KernelReference
 
 NUM_GENERATED = 2000
 WORST_SCORE = 1e6
 _FARTHEST = 1e6
-_COVERAGE_REAL = 2000
+_MOST_REAL = 2000
 _LATENT_SEED = 20_170_626
 _SHUFFLE_SEED = 7
 
-Features = Callable[[Tensor], Tensor]
 Measures = Callable[[Tensor], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What samples are looked at with.
+
+    Attributes:
+        name: Says what it is: scores by instruments of different names do not compare.
+        features: Maps samples (uint8 images or float points) to ``(N, d)`` features.
+        classes: Maps features to the likeliest class of each, ``(N,)``, where there are classes.
+        measures: Further measures of samples, by name.
+        scale: As `FrechetReference` takes it.
+    """
+
+    name: str
+    features: Callable[[Tensor], Tensor]
+    classes: Callable[[Tensor], Tensor] | None = None
+    measures: Measures | None = None
+    scale: bool = True
 
 
 class Scorer:
     """Scores generated samples against all held-out real ones.
 
-    The real side is shuffled once with a fixed seed, because data files are ordered and coverage
-    takes the first 2,000.
+    The real side is shuffled once with a fixed seed, because data files are ordered and all but the
+    Fréchet distance take the first 2,000.
 
     Args:
-        features: Maps samples (uint8 images or float points) to ``(N, d)`` features.
-        held_out: Held-out real samples of that kind.
-        measures: Further measures of generated samples, by name.
-        scale: As `FrechetReference` takes it.
+        instrument: What to look with.
+        held_out: Held-out real samples.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        held_out: Tensor,
-        measures: Measures | None = None,
-        *,
-        scale: bool = True,
-    ) -> None:
+    def __init__(self, instrument: Instrument, held_out: Tensor) -> None:
+        self.instrument = instrument
         shuffle = torch.Generator().manual_seed(_SHUFFLE_SEED)
         order = torch.randperm(len(held_out), generator=shuffle)
-        real_features = features(held_out[order])
-        self._features, self._measures = features, measures
+        real_features = instrument.features(held_out[order])
         self._real_spread = _spread(held_out)
-        self._frechet = FrechetReference(real_features, scale=scale)
-        standardised = self._frechet.standardise(real_features)
-        self._coverage = CoverageReference(standardised[:_COVERAGE_REAL])
+        self._frechet = FrechetReference(real_features, scale=instrument.scale)
+        standardised = self._frechet.standardise(real_features)[:_MOST_REAL]
+        self._neighbourhoods = Neighbourhoods(standardised)
+        self._kernel = KernelReference(standardised)
+        self._real_entropy = self._class_entropy(real_features)
+
+    def name(self, count: int = NUM_GENERATED) -> str:
+        """Name the instrument and the number of samples, without which no two scores compare."""
+        return f"{self.instrument.name}, N={count}"
 
     def score(self, samples: Tensor) -> dict[str, float]:
         """Score generated samples, by rule `NUM_GENERATED` of them, in the form they are saved in.
 
         Returns:
-            ``fid_proxy`` (0 is best), ``coverage`` (1 is best), ``spread`` (the spread of the
-            samples over that of the real ones: 1 is best, 0 all alike), and the further measures,
-            all finite; `worst` where a sample is `out_of_bounds`.
+            All finite, `worst` where a sample is `out_of_bounds`: ``fid_proxy`` (0 is best) and
+            ``fid_proxy_se``, its standard error over other draws of as many samples; ``kid`` (about 0
+            is best); ``coverage``, ``density`` and ``distinct`` (about 1 is best); ``class_entropy``,
+            that of the samples' classes over that of the real ones' (1 is best, 0 all of one class),
+            where there are classes; ``spread``, the spread of the samples over that of the real ones
+            (1 is best, 0 all alike); and the instrument's further measures.
         """
         if out_of_bounds(samples):
             return self.worst()
-        features = self._features(samples)
-        measured = self._measures(samples) if self._measures else {}
-        return {
-            "fid_proxy": min(self._frechet.distance(features), WORST_SCORE),
-            "coverage": self._coverage.coverage(self._frechet.standardise(features)),
+        features = self.instrument.features(samples)
+        frechet = self._frechet.measure(features)
+        standardised = self._frechet.standardise(features)
+        scores = {
+            "fid_proxy": min(frechet.value, WORST_SCORE),
+            "fid_proxy_se": min(frechet.standard_error, WORST_SCORE),
+            "kid": min(self._kernel.distance(standardised), WORST_SCORE),
+            **self._neighbourhoods.measure(standardised),
             "spread": _spread(samples) / self._real_spread if self._real_spread else 1.0,
-            **measured,
         }
+        if self.instrument.classes is not None:
+            scores["class_entropy"] = self._class_entropy(features) / self._real_entropy
+        return scores | (self.instrument.measures(samples) if self.instrument.measures else {})
+
+    def _class_entropy(self, features: Tensor) -> float:
+        """Return the entropy of the classes of features, in nats; 1 where there are no classes."""
+        if self.instrument.classes is None:
+            return 1.0
+        shares = self.instrument.classes(features).bincount().double() / len(features)
+        return float(torch.special.entr(shares).sum())
 
     @staticmethod
     def worst() -> dict[str, float]:
         """Return the finite score of a generator that has diverged."""
-        return {"fid_proxy": WORST_SCORE, "coverage": 0.0, "spread": 0.0}
+        return {
+            "fid_proxy": WORST_SCORE,
+            "fid_proxy_se": 0.0,
+            "kid": WORST_SCORE,
+            "coverage": 0.0,
+            "density": 0.0,
+            "distinct": 0.0,
+            "spread": 0.0,
+        }
 
 
 def _spread(samples: Tensor) -> float:
@@ -93,20 +131,3 @@ def score_latents(latent_dim: int, count: int = NUM_GENERATED, seed: int = _LATE
     """
     source = torch.Generator().manual_seed(seed)
     return torch.randn(count, latent_dim, generator=source)
-
-
-def image_features(network: LeNet) -> Features:
-    """Return the features of uint8 images ``(N, 1, H, W)``, resized to the classifier's own size."""
-
-    def features(images: Tensor) -> Tensor:
-        chunks = []
-        with torch.inference_mode():
-            for chunk in images.split(500):
-                size = network.image_size
-                fits = chunk.shape[-1] == size
-                chunks.append(
-                    network.features(chunk if fits else image_ops.resize(chunk, [size, size]))
-                )
-        return torch.cat(chunks)
-
-    return features

@@ -24,6 +24,7 @@ COLUMNS = [
     "best_iteration",
     "fid_proxy",
     "iteration",
+    "instrument",
 ]
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ def load_results(run: str | Path) -> pd.DataFrame:
     Returns:
         A row a trial, by number: ``trial`` (0 is the default configuration), ``state`` (a
         `TrialState`), ``cause`` (empty for completed), ``best_fid_proxy`` (lower is better) and
-        ``best_iteration`` at which it was reached, the last ``fid_proxy`` and its ``iteration``, then
-        the sweep's second objective where it has one, and a column for each searched field. What a
+        ``best_iteration`` at which it was reached, the last ``fid_proxy`` and its ``iteration``, the
+        ``instrument`` that measured them, then the sweep's second objective where it has one, and a
+        column for each searched field. What a
         trial has not reported is missing, never 0. Empty before the first trial.
 
     Raises:
@@ -56,6 +58,8 @@ def load_results(run: str | Path) -> pd.DataFrame:
     rows = [_row(trial, second) for trial in trials]
     columns = [*COLUMNS, *([second] if second else []), *fields]
     table = pd.DataFrame(rows, columns=columns)
+    # What is missing is None, also where no trial of the table has any.
+    table["instrument"] = table["instrument"].astype(object).where(table["instrument"].notna(), None)
     whole_numbers = {"best_iteration": "Int64", "iteration": "Int64"}
     return table.astype(whole_numbers).sort_values("trial", ignore_index=True)
 
@@ -70,6 +74,10 @@ def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number, **trial.values}
     row |= {"state": trial.state.value, "cause": trial.cause}
@@ -80,6 +88,7 @@ def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
             "best_iteration": best["iteration"],
             "fid_proxy": trial.reports[-1]["fid_proxy"],
             "iteration": trial.reports[-1]["iteration"],
+            "instrument": _text(best.get("instrument")),
         }
     if second:
         row[second] = objective_of(trial.reports, second)

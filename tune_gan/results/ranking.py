@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tune_gan.errors import SweepFailedError
+from tune_gan.errors import IncomparableError, SweepFailedError
 from tune_gan.results.confirmed import Confirmed, load_confirmation
 from tune_gan.results.load import COLUMNS, load_results
 from tune_gan.results.trials import SECOND_OBJECTIVES, TrialState, trial_folder
@@ -47,8 +47,12 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
     objective, a column ``pareto`` says which completed trials no other is better than in both.
 
     Args:
-        trials: What `tune_gan.load_results` returns.
+        trials: What `tune_gan.load_results` returns, of one run or of several.
+
+    Raises:
+        IncomparableError: if trials were scored with different instruments.
     """
+    _require_one_instrument(trials)
     place = {state: i for i, group in enumerate(_ORDER_OF_STATES) for state in group}
     ordered = (
         trials.assign(_group=trials["state"].map(place))
@@ -62,6 +66,16 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
             after = list(ordered.columns).index(name) + 1
             ordered.insert(after, "pareto", _on_front(ordered, name, more_is_better))
     return ordered
+
+
+def _require_one_instrument(trials: pd.DataFrame) -> None:
+    # Version 0.1.0 did not say.
+    counts = trials["instrument"].value_counts()
+    if len(counts) > 1:
+        listed = "; ".join(f"{name}: {count} trials" for name, count in counts.items())
+        raise IncomparableError(
+            f"scores of different instruments do not compare ({listed}); rank each by itself"
+        )
 
 
 def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[bool]:

@@ -53,8 +53,8 @@ def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
 
     Returns:
         For each trial ``rank, trial, state, cause, best_fid_proxy, best_iteration, fid_proxy,
-        iteration``, where the sweep has a second objective that and ``pareto``, and its searched
-        fields under ``config``.
+        iteration, instrument``, where the sweep has a second objective that and ``pareto``, and its
+        searched fields under ``config``.
     """
     fields = searched_fields(ranked)
     records = []

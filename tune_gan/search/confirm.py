@@ -8,7 +8,8 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import write_whole
-from tune_gan.gan.training import load_data, score_of_real
+from tune_gan.gan.data import load_data
+from tune_gan.gan.scoring import score_of_real
 from tune_gan.results.confirmed import CONFIRMATION_FOLDER, FLOOR_FILE
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, num_ended, rank
@@ -108,7 +109,6 @@ def _write_floor(folder: Path) -> None:
     assert spec.confirmation is not None
     num_real = len(load_data(spec.gan).train)
     count = min(spec.confirmation.num_samples, num_real)
-    # All of them are one draw, however often.
-    num_draws = spec.confirmation.num_latent_seeds if count < num_real else 1
-    scores = score_of_real(spec.gan, count, num_draws)
-    write_whole(folder / FLOOR_FILE, json.dumps({"num_samples": count, "scores": scores}))
+    scores = score_of_real(spec.gan, count, spec.confirmation.num_latent_seeds)
+    floor = {"num_samples": count, "scores": [score["fid_proxy"] for score in scores]}
+    write_whole(folder / FLOOR_FILE, json.dumps(floor))

@@ -13,7 +13,8 @@ from tune_gan.errors import CheckpointError, InputError, StorageError
 from tune_gan.files import append_line, write_whole
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.gan.reports import json_metrics, keep_reports_until
-from tune_gan.gan.training import Report, iterate, rescore
+from tune_gan.gan.scoring import rescore
+from tune_gan.gan.training import Report, iterate
 from tune_gan.metrics.score import WORST_SCORE
 from tune_gan.results.trials import REPORTS_FILE, trial_folder
 from tune_gan.search.health import Health
@@ -117,7 +118,14 @@ def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
     elif state != "running" and spec.confirmation is not None:
         how = spec.confirmation
         metrics["rescored"] = rescore(report.training, how.num_samples, how.num_latent_seeds)
-    return {**metrics, "evaluation": len(report.training.history), "state": state, "cause": cause}
+    evaluation = len(report.training.history)
+    return {
+        **metrics,
+        "instrument": report.training.instrument,
+        "evaluation": evaluation,
+        "state": state,
+        "cause": cause,
+    }
 
 
 def _iteration_of(checkpoint: Path) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
-from tune_gan.gan.training import prepare
+from tune_gan.gan.scoring import prepare, scorer_of
 from tune_gan.results.trials import TRIALS_FILE, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray
 from tune_gan.search.environment import note_resumption, write_environment
@@ -32,6 +32,7 @@ from tune_gan.search.warm_start import (
     WARM_START_FILE,
     load_warm_start,
     read_warm_start,
+    require_instrument,
     save_warm_start,
 )
 
@@ -90,6 +91,7 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     with locked(folder):
         try:
             _prepare(spec, console)
+            require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray():
                 workers = num_workers(spec, ray.cluster_resources())
                 save_warm_start(folder, warm_trials)
@@ -185,7 +187,7 @@ def _num_left(study: SweepStudy) -> int:
 
 
 def _prepare(spec: SweepSpec, console: Console) -> None:
-    """Load the data and train the feature network here, once, before every trial needs them."""
+    """Load the data here, once, before every trial needs them."""
     console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
     prepare(spec.gan)
 

@@ -40,6 +40,25 @@ def load_warm_start(spec: SweepSpec) -> list[dict[str, Any]]:
     return known
 
 
+def require_instrument(known: Sequence[dict[str, Any]], instrument: str) -> None:
+    """See that the scores of other runs compare with those of a new sweep.
+
+    Args:
+        known: What `load_warm_start` returned.
+        instrument: What the new sweep measures with.
+
+    Raises:
+        ConfigError: if one was measured with another instrument.
+    """
+    # Version 0.1.0 did not say.
+    others = {trial["instrument"] for trial in known if "instrument" in trial} - {instrument}
+    if others:
+        raise ConfigError(
+            f"search.warm_start: scores of {min(others)} do not compare with those of {instrument}, "
+            "which this sweep is measured with; leave that run out"
+        )
+
+
 def save_warm_start(folder: Path, known: Sequence[dict[str, Any]]) -> None:
     """Keep what other runs told in the run folder, since they may be gone when the sweep is resumed."""
     if known:
@@ -111,4 +130,6 @@ def _told(spec: SweepSpec, trial: ListedTrial, point: dict[str, Any]) -> dict[st
     values = None if pruned else objectives(spec, trial.reports)
     if not pruned and values is None:
         return None
-    return {"params": point, "scores": scores, "values": values}
+    instrument = trial.reports[-1].get("instrument")
+    told = {"params": point, "scores": scores, "values": values}
+    return {**told, "instrument": instrument} if isinstance(instrument, str) else told

@@ -1,0 +1,167 @@
+"""What a configuration's samples are scored with, and scores of what was trained."""
+
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tune_gan.config import IMAGE_SIZE_OF_DATASET, GanConfig
+from tune_gan.gan.checkpoint import TrainingState
+from tune_gan.gan.data import (
+    RING_NOISE,
+    RING_RADIUS,
+    BatchOrder,
+    Dataset,
+    load_data,
+    load_dataset,
+    resize,
+    to_saved_form,
+)
+from tune_gan.gan.folder import list_folder
+from tune_gan.metrics.classifier import digest_of, load_shipped, recipes
+from tune_gan.metrics.fourier import fourier_features
+from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
+from tune_gan.metrics.ring import ring_measures
+from tune_gan.metrics.score import Instrument, Scorer, score_latents
+from tune_gan.places import data_root
+
+_DIGITS_OF_NAME = 8
+
+
+def generate(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Generate samples as they would be saved: uint8 images ``(N, C, H, W)`` or points ``(N, 2)``.
+
+    Args:
+        generator: Put into evaluation mode for it, and back.
+        latents: ``(N, latent_dim)``, on any device; the samples come back on the CPU.
+    """
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    with torch.inference_mode():
+        chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
+    generator.train(was_training)
+    return torch.cat(chunks)
+
+
+def rescore(training: TrainingState, count: int, num_seeds: int) -> list[float]:
+    """Score a run's best generator anew, on other latents than those that chose it.
+
+    Args:
+        training: The run.
+        count: Samples of a score.
+        num_seeds: How many scores, each with its own latents, the same for every run.
+
+    Returns:
+        A `fid_proxy` for each set of latents.
+    """
+    generator = deepcopy(training.scored_generator)
+    generator.load_state_dict(training.best_generator)
+    scorer = scorer_of(training.config)
+    return [
+        scorer.score(generate(generator, score_latents(training.config.latent_dim, count, seed)))[
+            "fid_proxy"
+        ]
+        for seed in range(1, num_seeds + 1)
+    ]
+
+
+def score_of_real(config: GanConfig, count: int, num_draws: int) -> list[dict[str, float]]:
+    """Score real training samples as if they were generated: what no generator gets below for long.
+
+    Args:
+        config: A configuration, whose data set and image size count.
+        count: Samples of a score.
+        num_draws: How many scores, each of other samples; one where the data set holds no more than
+            `count`, which are one draw, however often.
+    """
+    real = resize(load_data(config).train, config.image_size)
+    scorer = scorer_of(config)
+    scores = []
+    for seed in range(1, (num_draws if count < len(real) else 1) + 1):
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        scores.append(scorer.score(real[order[:count]]))
+    return scores
+
+
+def prepare(config: GanConfig) -> None:
+    """Load what a run needs.
+
+    To be called once, before the first of many runs; what is wrong is said before what takes long.
+
+    Raises:
+        DataError: if the data set or the weights of its feature network cannot be loaded, or a batch
+            is larger than the data set.
+    """
+    if config.dataset == "folder":
+        # What is missing is said before a hundred thousand images are decoded.
+        list_folder(data_root(config.data_root))
+        load_mobilenet(Path(config.weights) if config.weights else None)
+    BatchOrder(len(load_data(config).train), config.batch_size, config.seed)
+    scorer_of(config)
+
+
+def scorer_of(config: GanConfig) -> Scorer:
+    """Return what a configuration is scored with, made once a process.
+
+    Sets torch's thread count, on which the sums in a score depend.
+
+    Raises:
+        DataError: if the data set or the weights of its feature network cannot be loaded.
+    """
+    torch.set_num_threads(config.num_threads)
+    root = data_root(config.data_root)
+    return load_scorer(config.dataset, root, config.image_size, config.weights)
+
+
+@lru_cache(maxsize=1)
+def load_scorer(dataset: str, root: Path, image_size: int | None, weights: str | None = None) -> Scorer:
+    """Return the score of a data set.
+
+    Labelled images are looked at by a classifier at the data set's own size. Real images go through
+    `image_size` and back as generated ones do, so that what resizing takes away is missing on both
+    sides. A folder's images, which have no labels, are scored in ImageNet features.
+
+    Args:
+        dataset: The data set's name.
+        root: Where its files lie, for MNIST, Fashion-MNIST and a folder.
+        image_size: Height and width of the images to score; None for points.
+        weights: File of the ImageNet network's weights; None for torchvision's cache.
+
+    Raises:
+        DataError: if the data set or the weights cannot be loaded.
+    """
+    data = load_dataset(dataset, root, image_size)
+    if dataset == "circle":
+        instrument = Instrument(
+            "circle-fourier-v1",
+            fourier_features,
+            measures=lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
+        )
+    elif dataset == "folder":
+        instrument = _imagenet_instrument(data, weights)
+    else:
+        instrument = _shipped_instrument(data, image_size)
+    return Scorer(instrument, resize(data.held_out, image_size))
+
+
+def _shipped_instrument(data: Dataset, image_size: int | None) -> Instrument:
+    network, known = load_shipped(data.name), recipes()[data.name]
+    name = known["instrument"]
+    if image_size != IMAGE_SIZE_OF_DATASET[data.name]:
+        name += f"-{image_size}px"
+    # Somebody's own images under a known name.
+    if (digest := digest_of(data.held_out)) != known["held_out_sha256"]:
+        name += f"-{digest[:_DIGITS_OF_NAME]}"
+    return Instrument(name, network.features, network.classes)
+
+
+def _imagenet_instrument(data: Dataset, weights: str | None) -> Instrument:
+    network = load_mobilenet(Path(weights) if weights else None)
+    values = torch.cat([value.flatten().float() for value in network.state_dict().values()])
+    digests = (digest_of(part)[:_DIGITS_OF_NAME] for part in (data.held_out, values))
+    name = "folder-{}-mobilenetv2-{}".format(*digests)
+    # As published for ImageNet features: unscaled.
+    return Instrument(name, imagenet_features(network), scale=False)
