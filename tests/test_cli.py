@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -6,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.integration.commands import command, tune_gan
 from tests.results.test_results import TRIALS, write_run
@@ -129,10 +131,24 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
-    result = tune_gan("train", "--dataset", "digits", cwd=tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3000):
+        Image.new("RGB", (8, 8)).save(images / f"{number}.bmp")
+    arguments = ("--dataset", "folder", "--data-root", images, "--image-size", "8", "--strict")
+    result = tune_gan("train", *arguments, cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.startswith("tune-gan: /proc/cache")
+    assert result.stderr.startswith("tune-gan: the images cannot be kept in /proc/cache")
     assert result.stderr.count("\n") == 1
+
+
+def test_what_ships_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
+    arguments = ("--dataset", "digits", "--num-iterations", "20", "--report-every", "10")
+    result = tune_gan("train", *arguments, "--out", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["instrument"] == "digits-lenet-v1, N=2000"
 
 
 def test_paths_are_taken_as_they_are(tmp_path: Path) -> None:
