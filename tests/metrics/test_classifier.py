@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from tune_gan.errors import DataError
@@ -11,12 +10,9 @@ from tune_gan.gan.data import load_dataset
 from tune_gan.metrics import classifier
 from tune_gan.metrics.classifier import (
     SHIPPED,
-    LeNet,
     accuracy,
     load_shipped,
-    load_trained,
     recipes,
-    to_bytes,
     train_classifier,
 )
 
@@ -90,34 +86,6 @@ def test_training_is_repeatable_and_leaves_random_numbers_and_threads_alone() ->
     second = train_classifier(*_digits())
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("size", "inner"), [(8, 8), (30, 28), (100, 64)])
-def test_a_classifier_of_any_images_comes_back_from_its_file(
-    size: int, inner: int, tmp_path: Path
-) -> None:
-    source = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, size, size), dtype=torch.uint8, generator=source)
-    network = train_classifier(images, torch.arange(64) % 5)
-    assert network.image_size == inner
-    path = tmp_path / "features.safetensors"
-    path.write_bytes(to_bytes(network))
-    loaded = load_trained(path)
-    assert torch.equal(loaded.features(images), network.features(images))
-    assert set(loaded.classes(loaded.features(images)).tolist()) <= set(range(5))
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"x" * 100, save({"a": torch.ones(3)}), to_bytes(LeNet(8, 10))[:-4]]
-)
-def test_another_file_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "features.safetensors"
-    with pytest.raises(DataError, match=r"cannot be read \(No such file"):
-        load_trained(path)
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="holds no weights of a classifier of this program"):
-        load_trained(path)
 
 
 def test_a_shipped_file_that_was_changed_is_refused(

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as image_ops
 
+from tune_gan.config import IMAGE_SIZE_OF_DATASET
 from tune_gan.errors import DataError
 
 NUM_FEATURES = 64
@@ -112,19 +112,12 @@ def load_shipped(dataset: str) -> LeNet:
         raise DataError(f"{path} cannot be read ({error.strerror}); install tune-gan again") from None
     if hashlib.sha256(content).hexdigest() != recipe["sha256"]:
         raise DataError(f"{path} is not the file that was shipped; install tune-gan again")
-    return _from_bytes(path, content)
-
-
-def load_trained(path: Path) -> LeNet:
-    """Return a classifier that `save_trained` wrote.
-
-    Raises:
-        DataError: if the file is missing or damaged.
-    """
-    try:
-        return _from_bytes(path, path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    images = IMAGE_SIZE_OF_DATASET[dataset]
+    assert images is not None
+    weights = load(content)
+    network = LeNet(images, len(weights["classify.weight"]))
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)
 
 
 def to_bytes(network: LeNet) -> bytes:
@@ -184,18 +177,6 @@ def recipe() -> dict[str, Any]:
 def accuracy(network: LeNet, images: Tensor, labels: Tensor) -> float:
     """Return the share of images that the classifier labels rightly, 0 to 1."""
     return float((network.classes(network.features(images)) == labels).double().mean())
-
-
-def _from_bytes(path: Path, content: bytes) -> LeNet:
-    try:
-        weights = load(content)
-        first, last = weights["convolutions.0.weight"], weights["classify.weight"]
-        side = round((weights["convolutions.7.weight"].shape[1] / 32) ** 0.5) * 4
-        network = LeNet(side, len(last), first.shape[1])
-        network.load_state_dict(weights)
-    except (SafetensorError, KeyError, RuntimeError, IndexError, ValueError):
-        raise DataError(f"{path} holds no weights of a classifier of this program") from None
-    return network.eval().requires_grad_(False)
 
 
 def _descend(network: LeNet, images: Tensor, labels: Tensor) -> None:
