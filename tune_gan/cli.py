@@ -386,11 +386,12 @@ def _conclude(folder: Path, num_left: int, budget: str, as_json: bool) -> None:
 @app.command()
 def rank(run: RunArgument, as_json: JsonOption = False) -> None:
     """Rank the trials of a sweep, also while it runs."""
+    from tune_gan.results.floor import read_floor
     from tune_gan.results.load import load_results
     from tune_gan.results.ranking import rank as ranked_trials
     from tune_gan.results.show import print_ranking
 
-    print_ranking(ranked_trials(load_results(run)), as_json)
+    print_ranking(ranked_trials(load_results(run)), as_json, read_floor(run))
 
 
 @app.command()

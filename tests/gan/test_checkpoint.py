@@ -91,7 +91,7 @@ def test_a_whole_checkpoint_says_how_far_it_is(folder: Path, state: TrainingStat
     assert (progress.iteration, progress.device, progress.cause) == (4, "cpu", "")
     assert progress.config == state.config.model_dump(mode="json")
     assert progress.history == tuple(state.history)
-    assert [iteration for iteration, _ in progress.history] == [2, 4]
+    assert [iteration for iteration, *_ in progress.history] == [2, 4]
     assert progress.time_s == state.time_s >= progress.train_time_s > 0
 
 
@@ -342,7 +342,7 @@ def _size_after_a_step(config: GanConfig, folder: Path) -> int:
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    state.record(1.0, "", 0.5)
+    state.record({"fid_proxy": 1.0, "degenerate": False}, "", 0.5)
     state.save(folder)
     return (folder / FILE_NAME).stat().st_size
 

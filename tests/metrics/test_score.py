@@ -1,16 +1,25 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tune_gan.gan.data import RING_NOISE, load_dataset, resize
-from tune_gan.gan.scoring import load_scorer
+from tune_gan.config import GanConfig
+from tune_gan.gan.data import RING_NOISE, load_data, load_dataset, resize
+from tune_gan.gan.scoring import load_scorer, scorer_of
+from tune_gan.gan.training import iterate
 from tune_gan.metrics.fourier import fourier_features
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import WORST_SCORE, score_latents
+from tune_gan.results.trials import ranking_score
+
+_SHORT: dict[str, dict[str, Any]] = {
+    "digits": {"gen_hidden": [256, 512], "disc_hidden": [512, 256], "num_iterations": 400},
+    "mnist": {"num_iterations": 500, "report_every": 500},
+}
 
 
 def ring(count: int, noise: float = RING_NOISE, turns: float = 1.0, seed: int = 11) -> Tensor:
@@ -78,6 +87,30 @@ def test_digits_score_sees_noise_and_repetition() -> None:
     repeated = scorer.score(memorised)
     assert repeated["coverage"] < 0.2
     assert repeated["distinct"] == 0
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_ranking_rule_places_an_honest_generator_above_all_that_cheat(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """Ten and a hundred memorised images, one class, and noise, each against a short training."""
+    root = None if name == "digits" else request.getfixturevalue("mnist_root")
+    config = GanConfig.parse({**_SHORT[name], "dataset": name, "data_root": root})
+    data, scorer = load_data(config), scorer_of(config)
+    assert data.train_labels is not None
+    honest = [report.metrics for report in iterate(config)][-1]
+    draw = torch.Generator().manual_seed(0)
+    several = [torch.randint(count, (2000,), generator=draw) for count in (10, 100)]
+    cheats = {
+        "ten": data.train[several[0]],
+        "hundred": data.train[several[1]],
+        "one class": data.train[data.train_labels == 3][:2000],
+        "noise": torch.randint(0, 256, (2000, *config.sample_shape), dtype=torch.uint8, generator=draw),
+    }
+    places = {cheat: ranking_score(scorer.score(samples)) for cheat, samples in cheats.items()}
+    assert all(ranking_score(honest) < place for place in places.values()), (honest, places)
+    # Their scores alone would not tell: a hundred images repeated have the better one.
+    assert scorer.score(cheats["hundred"])["fid_proxy"] < honest["fid_proxy"]
 
 
 def test_samples_of_one_class_have_no_class_entropy() -> None:

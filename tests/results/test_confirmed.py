@@ -13,7 +13,8 @@ from tests.results.test_results import SWEEP, TRIALS, write_run
 from tune_gan.errors import RunFolderError
 from tune_gan.files import append_line
 from tune_gan.results import confirmed
-from tune_gan.results.confirmed import Confirmed, Floor, load_confirmation, not_separable
+from tune_gan.results.confirmed import Confirmed, load_confirmation, not_separable
+from tune_gan.results.floor import Floor, read_floor, write_floor
 from tune_gan.results.ranking import best_trial_folder, choose
 from tune_gan.results.show import best_yaml, print_confirmation
 from tune_gan.results.trials import ListedTrial, TrialState
@@ -96,7 +97,9 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     source, covered = np.random.default_rng(0), 0
     for sample in source.normal(50.0, 7.0, (2000, 5)):
         trials = [
-            ListedTrial(i, TrialState.COMPLETED, "", {}, [{"rescored": [float(score)]}])
+            ListedTrial(
+                i, TrialState.COMPLETED, "", {}, [{"fid_proxy": 1.0, "rescored": [float(score)]}]
+            )
             for i, score in enumerate(sample)
         ]
         row = confirmed._summary(trials, 5)
@@ -232,7 +235,15 @@ def test_a_damaged_confirmation_is_one_clear_error_of_the_choice(run: Path) -> N
 
 def test_what_real_samples_score(run: Path) -> None:
     write_confirmation(run, CLEAR, '{"num_samples": 1797, "scores": [0.5, 1]}')
-    assert _load(run).floor == Floor(1797, [0.5, 1.0])
+    assert _load(run).floor == Floor("", 1797, [0.5, 1.0])
+
+
+def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
+    floor = Floor("digits-lenet-v1, N=1297", 1297, [0.335])
+    write_floor(tmp_path, floor)
+    assert read_floor(tmp_path) == floor
+    said = "real training samples, 1,297 at a time, score 0.335 by digits-lenet-v1, N=1297"
+    assert floor.describe() == said
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"num_samples": 3}', "[" * 9999])
@@ -278,7 +289,8 @@ def test_it_is_printed_as_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     print_confirmation(_load(run), as_json=True)
     values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert values["real_samples"] == {"num_samples": 9000, "scores": [0.5]}
+    assert values["real_samples"] == {"instrument": "", "num_samples": 9000, "scores": [0.5]}
+    assert values["instrument"] is None
     assert values["left"] == 0
     first, second = values["configurations"]
     assert second == {

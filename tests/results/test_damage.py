@@ -16,7 +16,7 @@ from tune_gan.errors import ConfigError, RunFolderError, TuneGanError
 from tune_gan.files import append_line
 from tune_gan.results.load import COLUMNS, load_results
 from tune_gan.results.ranking import rank
-from tune_gan.results.trials import read_trials
+from tune_gan.results.trials import METRIC, read_trials
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import SweepStudy
 from tune_gan.settings import read_yaml
@@ -64,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             report = {"iteration": 100 * (i + 1), "evaluation": i + 1, "fid_proxy": score}
             timing = {"train_time_s": i + 1.0, "samples_per_s": 900.0, "state": "running"}
             path = folder / f"trial_{number:05d}" / "result.json"
-            append_line(path, {**report, "best_fid_proxy": best, **timing, "cause": ""})
+            append_line(path, {**report, METRIC: best, **timing, "cause": ""})
             study.report(number, i + 1, best)
     for number, (state, cause) in _ENDS.items():
         study.end(number, state, cause, [min(_SCORES[number])])

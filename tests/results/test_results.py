@@ -14,8 +14,16 @@ from tune_gan import load_results
 from tune_gan.config import GanConfig
 from tune_gan.errors import IncomparableError, RunFolderError, SweepFailedError
 from tune_gan.files import append_line
+from tune_gan.results.floor import Floor
 from tune_gan.results.ranking import best_trial, gain_over_default, rank
-from tune_gan.results.show import best_yaml, gain_line, ranking_records, ranking_table, status_record
+from tune_gan.results.show import (
+    best_yaml,
+    gain_line,
+    print_ranking,
+    ranking_records,
+    ranking_table,
+    status_record,
+)
 from tune_gan.results.trials import objective_of, read_sweep
 from tune_gan.settings import parse_yaml
 
@@ -194,11 +202,14 @@ def test_records_are_json(run: Path) -> None:
     records = json.loads(json.dumps(ranking_records(rank(load_results(run)))))
     assert records[0] == {
         "rank": 1,
+        "tied_with": None,
         "trial": 2,
         "state": "completed",
         "cause": "",
         "best_fid_proxy": 5.0,
         "best_iteration": 200,
+        "fid_proxy_se": None,
+        "degenerate": False,
         "fid_proxy": 9.0,
         "iteration": 300,
         "instrument": None,
@@ -206,6 +217,80 @@ def test_records_are_json(run: Path) -> None:
     }
     assert records[4]["best_fid_proxy"] is None
     assert records[-1]["rank"] is None
+
+
+def _with(run: Path, number: int, **values: object) -> None:
+    """Add fields to the reports of a trial."""
+    path = run / f"trial_{number:05d}" / "result.json"
+    reports = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**report, **values}) + "\n" for report in reports))
+
+
+def test_degenerate_samples_are_ranked_below_all_honest_ones(run: Path) -> None:
+    _with(run, 2, degenerate=True)
+    ranked = rank(load_results(run))
+    assert list(ranked["trial"][:3]) == [0, 1, 2]
+    assert list(ranked["degenerate"][:3]) == [False, False, True]
+    assert best_trial(ranked)["trial"] == 0
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(ranking_table(ranked))
+    assert any(line.split()[:2] == ["3!", "2"] for line in shown.getvalue().splitlines())
+
+
+def test_a_report_of_honest_samples_is_better_than_any_of_degenerate_ones(run: Path) -> None:
+    path = run / "trial_00002" / "result.json"
+    first, second, third = path.read_text().splitlines()
+    repeating = json.dumps({**json.loads(second), "degenerate": True})
+    path.write_text(f"{first}\n{repeating}\n{third}\n")
+    row = load_results(run).iloc[2]
+    assert (row["best_fid_proxy"], row["best_iteration"], row["degenerate"]) == (9.0, 300, False)
+
+
+def test_where_all_are_degenerate_no_gain_is_claimed(run: Path) -> None:
+    for number in (0, 1, 2):
+        _with(run, number, degenerate=True)
+    assert gain_line(rank(load_results(run))).startswith("no trial learned the data")
+
+
+def test_scores_within_the_noise_of_each_other_are_tied(tmp_path: Path) -> None:
+    """Each is compared with the first of its place: trial 2 is near 1, yet not tied with 0."""
+    scores = [10.0, 11.0, 11.5, 14.0, 14.0]
+    run = write_run(tmp_path / "run", [("completed", [score], "") for score in scores])
+    for number in range(5):
+        _with(run, number, fid_proxy_se=0.5)
+    ranked = rank(load_results(run))
+    # 1.96 times the root of 0.5: 1.39.
+    assert ranked["tied_with"].fillna(-1).tolist() == [-1, 0, -1, -1, 3]
+    assert "tied with 1 in the noise of the score" in best_yaml(run).splitlines()[0]
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(ranking_table(ranked))
+    assert [line.split()[0] for line in shown.getvalue().splitlines()[2:]] == [
+        "1",
+        "2=",
+        "3",
+        "4",
+        "5=",
+    ]
+
+
+def test_the_legend_names_the_instrument_and_the_floor(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (0, 1, 2):
+        _with(
+            run,
+            number,
+            instrument="digits-lenet-v1, N=2000",
+            fid_proxy_se=100.0,
+            degenerate=number == 0,
+        )
+    print_ranking(rank(load_results(run)), as_json=False, floor=Floor("", 1297, [0.335]))
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "fid_proxy by digits-lenet-v1, N=2000; +- is its standard error",
+        "real training samples, 1,297 at a time, score 0.335",
+        "=: tied with the rank above that has no =, in the noise of the score",
+        "!: degenerate, samples that repeat a few or are all but of one class",
+    ]
 
 
 def _with_instrument(run: Path, number: int, instrument: object) -> None:

@@ -9,6 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tests.search.test_spec import SPEC
 from tune_gan.metrics.score import WORST_SCORE
+from tune_gan.results.trials import METRIC
 from tune_gan.search.scheduler import DEFAULT_TRIAL_ID, SweepAsha, make_scheduler, tune_trial_id
 from tune_gan.search.spec import SweepSpec
 
@@ -27,7 +28,7 @@ def _spec(seed: int = 0, **scheduler: Any) -> SweepSpec:
 def _asha(spec: SweepSpec, past: Scores | None = None) -> SweepAsha:
     asha = make_scheduler(spec, lambda number: (past or {}).get(number, {}))
     assert isinstance(asha, SweepAsha)
-    assert asha.set_search_properties("best_fid_proxy", "min")
+    assert asha.set_search_properties(METRIC, "min")
     return asha
 
 
@@ -44,11 +45,11 @@ class _Sweep:
         return self.asha._brackets.index(self.asha._trial_info[tune_trial_id(number)])
 
     def report(self, number: int, evaluation: int, score: float) -> str:
-        result = {"evaluation": evaluation, "best_fid_proxy": score}
+        result = {"evaluation": evaluation, METRIC: score}
         return self.asha.on_trial_result(CONTROLLER, self.trials[number], result)
 
     def end(self, number: int, evaluation: int, score: float) -> None:
-        result = {"evaluation": evaluation, "best_fid_proxy": score}
+        result = {"evaluation": evaluation, METRIC: score}
         self.asha.on_trial_complete(CONTROLLER, self.trials[number], result)
 
 

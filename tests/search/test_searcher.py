@@ -12,7 +12,7 @@ from ray.tune.experiment import Experiment, Trial
 
 from tune_gan.errors import ConfigError, StorageError
 from tune_gan.files import append_line
-from tune_gan.results.trials import read_trials, trial_folder
+from tune_gan.results.trials import METRIC, read_trials, trial_folder
 from tune_gan.search.sampler import draw
 from tune_gan.search.searcher import StudySearch, TuneTrial
 from tune_gan.search.spec import SweepSpec
@@ -207,7 +207,7 @@ class _Sweep:
         for i, score in enumerate(scores, start=1):
             is_last = i == len(scores)
             line = {"iteration": 30 * i, "evaluation": i, "fid_proxy": score}
-            line |= {"best_fid_proxy": min(scores[:i]), "train_time_s": 0.5 * i, "samples_per_s": 10.0}
+            line |= {METRIC: min(scores[:i]), "train_time_s": 0.5 * i, "samples_per_s": 10.0}
             line |= {"state": state if is_last else "running", "cause": cause if is_last else ""}
             append_line(folder / "result.json", line)
             self.search.on_trial_result(f"{number:05d}", line)
@@ -312,7 +312,7 @@ def test_the_second_objective_is_told(start: Callable[..., _Sweep]) -> None:
 def test_a_last_report_that_tune_told_only_at_the_end_counts(start: Callable[..., _Sweep]) -> None:
     sweep = start()
     sweep.next()
-    last = {**sweep.result(0, 9.0), "evaluation": 2, "best_fid_proxy": 4.0, "state": "completed"}
+    last = {**sweep.result(0, 9.0), "evaluation": 2, METRIC: 4.0, "state": "completed"}
     sweep.search.on_trial_complete("00000", last)
     assert sweep.study.trials[0].reports == {1: 9.0, 2: 4.0}
 
@@ -343,7 +343,7 @@ def test_a_trial_that_was_stopped_by_nobody_waits_with_its_last_report(
 ) -> None:
     sweep = start()
     sweep.next()
-    last = {**sweep.result(0, 9.0), "evaluation": 2, "best_fid_proxy": 4.0}
+    last = {**sweep.result(0, 9.0), "evaluation": 2, METRIC: 4.0}
     sweep.search.on_trial_complete("00000", last)
     assert sweep.state(0) == ("pending", "interrupted")
     assert sweep.study.trials[0].reports == {1: 9.0, 2: 4.0}
@@ -391,7 +391,7 @@ def test_of_other_trials_nothing_is_told(start: Callable[..., _Sweep]) -> None:
     result = {
         "iteration": 60,
         "evaluation": 2,
-        "best_fid_proxy": 1.0,
+        METRIC: 1.0,
         "state": "diverged",
         "cause": "x",
     }
@@ -434,7 +434,7 @@ def test_a_resumed_search_lists_what_has_ended_goes_on_and_then_draws_anew(
     assert not resumed.search.is_finished()
     ended = resumed.next()
     assert (ended.trial_id, ended.status) == ("00001", Trial.TERMINATED)
-    assert ended.last_result["best_fid_proxy"] == 5.0
+    assert ended.last_result[METRIC] == 5.0
     assert resumed.search.live_trials() == []
     pending = [resumed.next(), resumed.next()]
     assert [(trial.trial_id, trial.status) for trial in pending] == [
@@ -534,4 +534,4 @@ def test_a_trial_whose_reports_are_not_to_be_seen_here_yet_still_ends(
 def test_tune_pickles_nothing_of_the_search(start: Callable[..., _Sweep]) -> None:
     sweep = start()
     assert sweep.search.__getstate__() == {}
-    assert json.dumps(sweep.search.metric) == '"best_fid_proxy"'
+    assert json.dumps(sweep.search.metric) == f'"{METRIC}"'

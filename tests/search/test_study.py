@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tests.limits import largest_file
 from tune_gan.errors import RunFolderError, StorageError
 from tune_gan.files import append_line, read_lines
-from tune_gan.results.trials import TRIALS_FILE, read_trials, trial_folder
+from tune_gan.results.trials import METRIC, TRIALS_FILE, read_trials, trial_folder
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 
@@ -46,7 +46,7 @@ def _report(study: SweepStudy, number: int, *scores: float) -> None:
     for i, score in enumerate(scores, start=1):
         line = {"iteration": 30 * i, "evaluation": i, "fid_proxy": score, "train_time_s": 0.5 * i}
         best = min(scores[:i])
-        append_line(folder / "result.json", {**line, "best_fid_proxy": best, "state": "running"})
+        append_line(folder / "result.json", {**line, METRIC: best, "state": "running"})
         study.report(number, i, best)
 
 

@@ -3,9 +3,10 @@
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +27,25 @@ _FORMAT = 1
 _FREE_FIELDS = {"data_root", "weights", "device", "num_iterations"}
 
 
+class Scored(NamedTuple):
+    """The score of a report.
+
+    Attributes:
+        iteration: Generator steps done.
+        fid_proxy: The score.
+        degenerate: As `tune_gan.metrics.score.is_degenerate` says.
+    """
+
+    iteration: int
+    fid_proxy: float
+    degenerate: bool = False
+
+    @property
+    def place(self) -> tuple[bool, float]:
+        """What scores are ordered by, best first: a degenerate one is below all others."""
+        return self.degenerate, self.fid_proxy
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run had come when its checkpoint was written.
@@ -37,7 +57,7 @@ class Progress:
         epoch: Passes over the data begun before this one.
         offset: Samples of this pass taken already.
         time_s: Wall time of training and scoring, in seconds.
-        history: ``(iteration, fid_proxy)`` of every report.
+        history: The score of every report.
         cause: Why it diverged, else empty.
         train_time_s: Wall time of training alone, in seconds.
         instrument: What its scores were measured with; empty where it does not say.
@@ -49,7 +69,7 @@ class Progress:
     epoch: int
     offset: int
     time_s: float
-    history: tuple[tuple[int, float], ...]
+    history: tuple[Scored, ...]
     cause: str = ""
     train_time_s: float = 0.0
     instrument: str = ""
@@ -71,7 +91,7 @@ class TrainingState:
         iteration: Generator steps done.
         time_s: Wall time of training and scoring so far, in seconds.
         train_time_s: Wall time of training alone so far, in seconds.
-        history: ``(iteration, fid_proxy)`` of every report so far.
+        history: The score of every report so far.
         cause: Why the run has diverged, else empty.
         best_generator: Weights of the scored generator at its best score, on the CPU; empty before one.
         instrument: What its scores are measured with: ``mnist-lenet-v1, N=2000``.
@@ -88,7 +108,7 @@ class TrainingState:
     iteration: int = 0
     time_s: float = 0.0
     train_time_s: float = 0.0
-    history: list[tuple[int, float]] = field(default_factory=list)
+    history: list[Scored] = field(default_factory=list)
     cause: str = ""
     best_generator: dict[str, Tensor] = field(default_factory=dict)
     instrument: str = ""
@@ -99,22 +119,27 @@ class TrainingState:
         return self.generator if self.average is None else self.average.module
 
     @property
-    def best_score(self) -> float:
-        """The lowest `fid_proxy` so far, infinite before the first report."""
-        return min((score for _, score in self.history), default=float("inf"))
+    def best(self) -> Scored:
+        """The best score so far.
 
-    def record(self, score: float, cause: str, train_time_s: float) -> None:
+        Raises:
+            ValueError: before the first report.
+        """
+        return min(self.history, key=lambda scored: scored.place)
+
+    def record(self, scores: Mapping[str, float], cause: str, train_time_s: float) -> None:
         """Add the score of this iteration and keep the generator's weights if it is the best.
 
         Args:
-            score: Its `fid_proxy`.
+            scores: What `Scorer.score` returned.
             cause: Why the run has diverged, else empty.
             train_time_s: Seconds of training since the last report.
         """
-        if score < self.best_score:
+        scored = Scored(self.iteration, scores["fid_proxy"], bool(scores["degenerate"]))
+        if not self.history or scored.place < self.best.place:
             weights = self.scored_generator.state_dict()
             self.best_generator = {name: t.detach().cpu().clone() for name, t in weights.items()}
-        self.history.append((self.iteration, score))
+        self.history.append(scored)
         self.cause = cause
         self.train_time_s += train_time_s
 
@@ -299,7 +324,10 @@ def _parse_progress(text: str) -> Progress:
         epoch=int(values["epoch"]),
         offset=int(values["offset"]),
         time_s=float(values["time_s"]),
-        history=tuple((int(iteration), float(score)) for iteration, score in values["history"]),
+        history=tuple(
+            Scored(int(iteration), float(score), *map(bool, others))
+            for iteration, score, *others in values["history"]
+        ),
         cause=str(values.get("cause", "")),
         train_time_s=float(values.get("train_time_s", 0.0)),
         instrument=str(values.get("instrument", "")),

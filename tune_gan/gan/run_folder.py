@@ -34,7 +34,7 @@ class TrainingResult:
         state: ``completed`` or ``diverged``.
         cause: Why it diverged, else empty.
         untrained_fid_proxy: Score before the first step.
-        best_fid_proxy: Lowest score.
+        best_fid_proxy: The best report's, the lowest of those that are not degenerate.
         best_iteration: Iteration at which it was reached.
         fid_proxy: Score of the last report.
         iteration: Iteration of the last report.
@@ -101,15 +101,15 @@ def train(
     save_best_samples(checkpoint, folder / "samples.png")
     save_training_gif(folder)
     progress = read_progress(checkpoint)
-    best_iteration, best = min(progress.history, key=lambda entry: entry[1])
+    best = min(progress.history, key=lambda scored: scored.place)
     result = TrainingResult(
         folder=folder,
         state=(ReportState.DIVERGED if progress.cause else ReportState.COMPLETED).value,
         cause=progress.cause,
         untrained_fid_proxy=_untrained_score(config),
-        best_fid_proxy=best,
-        best_iteration=best_iteration,
-        fid_proxy=progress.history[-1][1],
+        best_fid_proxy=best.fid_proxy,
+        best_iteration=best.iteration,
+        fid_proxy=progress.history[-1].fid_proxy,
         iteration=progress.iteration,
         time_s=progress.time_s,
         instrument=progress.instrument,

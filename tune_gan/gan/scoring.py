@@ -3,6 +3,7 @@
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,18 @@ def score_of_real(config: GanConfig, count: int, num_draws: int) -> list[dict[st
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
         scores.append(scorer.score(real[order[:count]]))
     return scores
+
+
+def floor_of(config: GanConfig, count: int, num_draws: int = 3) -> dict[str, Any]:
+    """Return what real samples score, as far as the data set has so many.
+
+    Returns:
+        ``instrument``, its name; ``num_samples`` of each score, `count` or all that there are; and
+        ``scores``, a `fid_proxy` for each draw.
+    """
+    count = min(count, len(load_data(config).train))
+    scores = [score["fid_proxy"] for score in score_of_real(config, count, num_draws)]
+    return {"instrument": scorer_of(config).name(count), "num_samples": count, "scores": scores}
 
 
 def prepare(config: GanConfig) -> None:

@@ -59,7 +59,8 @@ class Report:
     Attributes:
         metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
             disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
-            report; ``best_fid_proxy`` and what `Scorer.score` returns, never NaN; ``samples_per_s``,
+            report; what `Scorer.score` returns, never NaN; ``best_fid_proxy``, the lowest so far of the
+            samples that were not degenerate, if there were any; ``samples_per_s``,
             real samples a second of training since the last report, scoring not counted;
             ``train_time_s``, seconds of training so far, scoring not counted; ``time_s``, wall seconds
             of the run.
@@ -142,7 +143,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         samples = generate(training.scored_generator, score_latents(config.latent_dim))
         cause = _divergence(means, training, samples)
         scores = scorer.worst() if cause else scorer.score(samples)
-        training.record(scores["fid_proxy"], cause, trained_s)
+        training.record(scores, cause, trained_s)
         training.time_s += time.perf_counter() - started
 
         # Report.
@@ -151,7 +152,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             "epoch": training.batches.epoch + training.batches.offset / len(data.train),
             **means,
             **scores,
-            "best_fid_proxy": training.best_score,
+            "best_fid_proxy": training.best.fid_proxy,
             "samples_per_s": steps_since * config.disc_steps * config.batch_size / trained_s,
             "train_time_s": training.train_time_s,
             "time_s": training.time_s,

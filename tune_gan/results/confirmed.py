@@ -1,6 +1,5 @@
 """Which configuration is best when each is trained with several seeds: the ranking of `confirm`."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +10,19 @@ import pandas as pd
 from scipy import stats
 
 from tune_gan.errors import RunFolderError
-from tune_gan.results.trials import TRIALS_FILE, ListedTrial, TrialState, read_sweep, read_trials
+from tune_gan.results.floor import Floor, read_floor
+from tune_gan.results.trials import (
+    TRIALS_FILE,
+    ListedTrial,
+    TrialState,
+    best_report,
+    read_sweep,
+    read_trials,
+)
 
 CONFIRMATION_FOLDER = "confirm"
-FLOOR_FILE = "floor.json"
 _LEVEL = 0.95
 _NUM_DRAWS = 100_000
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What real samples score, which no generator gets below for long.
-
-    Attributes:
-        num_samples: Samples of each score.
-        scores: A `fid_proxy` for each draw of real samples.
-    """
-
-    num_samples: int
-    scores: list[float]
 
 
 @dataclass(frozen=True)
@@ -38,18 +31,20 @@ class Confirmed:
 
     Attributes:
         table: A row a configuration, best first: ``rank``; ``trial``, its number in the run; ``seeds``
-            it was trained with to the end, ``lost``, how many others diverged, collapsed or failed, and
-            ``left``, how many have not ended; ``mean`` of the seeds' scores, ``low`` and ``high``, the
-            ends of its 95 % interval by Student's t (missing with one seed); ``p_best``, the
-            probability that it has the lowest mean; ``p_first``, the two-sided p of Welch's t-test
-            against the first; and ``scores``, one for each seed.
+            it was trained with to the end, ``lost``, how many others diverged, collapsed, failed or
+            made only degenerate samples, and ``left``, how many have not ended; ``mean`` of the seeds'
+            scores, ``low`` and ``high``, the ends of its 95 % interval by Student's t (missing with one
+            seed); ``p_best``, the probability that it has the lowest mean; ``p_first``, the two-sided p
+            of Welch's t-test against the first; and ``scores``, one for each seed.
         floor: What real samples score.
+        instrument: What the scores were measured with; empty where that is not known.
         num_left: Trainings that have not ended.
         num_ended: Trials of the run that had ended when it was begun.
     """
 
     table: pd.DataFrame
     floor: Floor | None
+    instrument: str
     num_left: int
     num_ended: int
 
@@ -85,7 +80,9 @@ def load_confirmation(run: Path) -> Confirmed | None:
         rows.append({"trial": number, **_summary(own, num_seeds)})
     table = _ranked(pd.DataFrame(rows))
     ended = sum(t.state not in (TrialState.RUNNING, TrialState.PENDING) for t in trials)
-    return Confirmed(table, _read_floor(folder), total - ended, num_ended)
+    names = {str(t.reports[-1].get("rescored_by", "")) for t in trials if t.reports} - {""}
+    instrument = names.pop() if len(names) == 1 else ""
+    return Confirmed(table, read_floor(folder), instrument, total - ended, num_ended)
 
 
 def not_separable(confirmed: Confirmed) -> list[int]:
@@ -98,7 +95,8 @@ def _summary(trials: list[ListedTrial], num_seeds: int) -> dict[str, Any]:
     scores, lost = [], 0
     for trial in trials:
         rescored = _numbers(trial.reports[-1].get("rescored")) if trial.reports else []
-        if trial.state in (TrialState.COMPLETED, TrialState.STOPPED) and rescored:
+        honest = bool(trial.reports) and best_report(trial.reports).get("degenerate") is not True
+        if trial.state in (TrialState.COMPLETED, TrialState.STOPPED) and rescored and honest:
             scores.append(float(np.mean(rescored)))
         elif trial.state not in (TrialState.RUNNING, TrialState.PENDING):
             lost += 1
@@ -155,11 +153,3 @@ def _p_of_difference(one: list[float], other: list[float]) -> float:
     if np.std(one) == np.std(other) == 0:
         return 1.0 if np.mean(one) == np.mean(other) else 0.0
     return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
-
-
-def _read_floor(folder: Path) -> Floor | None:
-    try:
-        values = json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8"))
-        return Floor(int(values["num_samples"]), [float(score) for score in values["scores"]])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None

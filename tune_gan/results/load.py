@@ -10,6 +10,8 @@ from tune_gan.errors import RunFolderError
 from tune_gan.results.trials import (
     TRIALS_FILE,
     ListedTrial,
+    best_report,
+    number,
     objective_of,
     read_sweep,
     read_trials,
@@ -22,6 +24,8 @@ COLUMNS = [
     "cause",
     "best_fid_proxy",
     "best_iteration",
+    "fid_proxy_se",
+    "degenerate",
     "fid_proxy",
     "iteration",
     "instrument",
@@ -42,10 +46,11 @@ def load_results(run: str | Path) -> pd.DataFrame:
     Returns:
         A row a trial, by number: ``trial`` (0 is the default configuration), ``state`` (a
         `TrialState`), ``cause`` (empty for completed), ``best_fid_proxy`` (lower is better) and
-        ``best_iteration`` at which it was reached, the last ``fid_proxy`` and its ``iteration``, the
-        ``instrument`` that measured them, then the sweep's second objective where it has one, and a
-        column for each searched field. What a
-        trial has not reported is missing, never 0. Empty before the first trial.
+        ``best_iteration`` at which it was reached, ``fid_proxy_se``, its standard error,
+        ``degenerate``, whether even the best samples are a few repeated or all but of one class,
+        the last ``fid_proxy`` and its ``iteration``, the ``instrument`` of all these, then the sweep's
+        second objective where it has one, and a column for each searched field. What a trial has not
+        reported is missing, never 0. Empty before the first trial.
 
     Raises:
         RunFolderError: if the folder is no run folder or holds no list of trials that can be read.
@@ -60,8 +65,8 @@ def load_results(run: str | Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     # What is missing is None, also where no trial of the table has any.
     table["instrument"] = table["instrument"].astype(object).where(table["instrument"].notna(), None)
-    whole_numbers = {"best_iteration": "Int64", "iteration": "Int64"}
-    return table.astype(whole_numbers).sort_values("trial", ignore_index=True)
+    kinds = {"best_iteration": "Int64", "iteration": "Int64", "degenerate": "boolean"}
+    return table.astype({**kinds, "fid_proxy_se": "float64"}).sort_values("trial", ignore_index=True)
 
 
 def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
@@ -82,10 +87,12 @@ def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number, **trial.values}
     row |= {"state": trial.state.value, "cause": trial.cause}
     if trial.reports:
-        best = min(trial.reports, key=lambda report: report["fid_proxy"])
+        best = best_report(trial.reports)
         row |= {
             "best_fid_proxy": best["fid_proxy"],
             "best_iteration": best["iteration"],
+            "fid_proxy_se": number(best, "fid_proxy_se"),
+            "degenerate": best.get("degenerate") is True,
             "fid_proxy": trial.reports[-1]["fid_proxy"],
             "iteration": trial.reports[-1]["iteration"],
             "instrument": _text(best.get("instrument")),

@@ -1,5 +1,6 @@
 """Rank the trials of a run, and say what tuning gained."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _ORDER_OF_STATES = [
     [TrialState.FAILED],
 ]
 _MOST_CAUSES = 3
+# Of the normal distribution, two-sided at the 5 % level.
+_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,12 @@ class Gain:
 def rank(trials: pd.DataFrame) -> pd.DataFrame:
     """Order trials by `best_fid_proxy`, lowest first, and number them in a new column ``rank``.
 
-    Completed and stopped trials are ranked. Unfinished, collapsed, diverged and failed ones follow
-    without a rank, in this order, each group by score and then by number. Where the sweep has a second
-    objective, a column ``pareto`` says which completed trials no other is better than in both.
+    Completed and stopped trials are ranked, those whose best samples are degenerate below all others.
+    Unfinished, collapsed, diverged and failed ones follow without a rank, in this order, each group by
+    score and then by number. A new column ``tied_with`` has the first trial in the ranking whose score
+    is not told from this one's by the noise of drawing samples: they differ by less than 1.96 standard
+    errors of the difference. Where the sweep has a second objective, a column ``pareto`` says which
+    completed trials no other is better than in both.
 
     Args:
         trials: What `tune_gan.load_results` returns, of one run or of several.
@@ -56,11 +62,12 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
     place = {state: i for i, group in enumerate(_ORDER_OF_STATES) for state in group}
     ordered = (
         trials.assign(_group=trials["state"].map(place))
-        .sort_values(["_group", "best_fid_proxy", "trial"], ignore_index=True)
+        .sort_values(["_group", "degenerate", "best_fid_proxy", "trial"], ignore_index=True)
         .drop(columns="_group")
     )
     ranked = ordered["state"].isin(_ORDER_OF_STATES[0]) & ordered["best_fid_proxy"].notna()
     ordered.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
+    ordered.insert(1, "tied_with", _tied_with(ordered))
     for name, more_is_better in SECOND_OBJECTIVES.items():
         if name in ordered.columns:
             after = list(ordered.columns).index(name) + 1
@@ -76,6 +83,29 @@ def _require_one_instrument(trials: pd.DataFrame) -> None:
         raise IncomparableError(
             f"scores of different instruments do not compare ({listed}); rank each by itself"
         )
+
+
+def _tied_with(ordered: pd.DataFrame) -> pd.Series:
+    """Return for each ranked trial the one it is tied with, the first of those that share a place."""
+    tied: list[int | None] = []
+    first = None
+    for _, row in ordered.iterrows():
+        if pd.isna(row["rank"]):
+            tied.append(None)
+        elif first is not None and _is_noise(first, row):
+            tied.append(int(first["trial"]))
+        else:
+            tied.append(None)
+            first = row
+    return pd.Series(tied, index=ordered.index, dtype="Int64")
+
+
+def _is_noise(one: pd.Series, other: pd.Series) -> bool:
+    """Return whether two scores differ by less than the noise; a trial without an error has none."""
+    if one["degenerate"] != other["degenerate"]:
+        return False
+    error = math.hypot(one["fid_proxy_se"], other["fid_proxy_se"])
+    return bool(abs(one["best_fid_proxy"] - other["best_fid_proxy"]) < _QUANTILE * error)
 
 
 def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[bool]:
@@ -147,13 +177,19 @@ def choose(run: Path) -> Choice:
         return Choice(
             int(first["trial"]),
             f"by the mean of {first['seeds']} seeds, {first['mean']:.6g} "
-            f"({first['low']:.4g} to {first['high']:.4g}), best with probability {first['p_best']:.2f}",
+            f"({first['low']:.4g} to {first['high']:.4g}), best with probability {first['p_best']:.2f}"
+            + (f", by {confirmed.instrument}" if confirmed.instrument else ""),
         )
-    best = best_trial(rank(trials))
+    ranked = rank(trials)
+    best = best_trial(ranked)
+    number = int(best["trial"])
+    tied = ", ".join(map(str, ranked[ranked["tied_with"] == number]["trial"]))
     return Choice(
-        int(best["trial"]),
+        number,
         f"by its best fid_proxy, {best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}, "
-        "of one seed",
+        "of one seed"
+        + (f", by {best['instrument']}" if best["instrument"] else "")
+        + (f"; tied with {tied} in the noise of the score" if tied else ""),
     )
 
 
@@ -186,5 +222,5 @@ def gain_over_default(ranked: pd.DataFrame) -> Gain | None:
 
 def searched_fields(trials: pd.DataFrame) -> list[str]:
     """Return the columns that are searched fields."""
-    others = ("rank", "pareto", *COLUMNS, *SECOND_OBJECTIVES)
+    others = ("rank", "tied_with", "pareto", *COLUMNS, *SECOND_OBJECTIVES)
     return [column for column in trials.columns if column not in others]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_gan.results.confirmed import Confirmed, not_separable
+from tune_gan.results.floor import Floor
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, choose, gain_over_default, rank, searched_fields
 from tune_gan.results.trials import SECOND_OBJECTIVES, read_sweep, read_trials, trial_config
@@ -30,8 +31,9 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("\nrank", "\ntrial"):
         table.add_column(heading, justify="right", no_wrap=True)
+    ranks = [_rank_cell(row) for _, row in ranked.iterrows()]
     table.add_column("\nstate", no_wrap=True)
-    headings = ("best\nfid_proxy", "at\niteration", "last\nfid_proxy", "\niteration")
+    headings = ("best\nfid_proxy", "\n+-", "at\niteration", "last\nfid_proxy", "\niteration")
     second = [name for name in (*SECOND_OBJECTIVES, "pareto") if name in ranked.columns]
     for heading in (*headings, *(f"\n{field}" for field in (*second, *fields))):
         # Where the terminal is too narrow a number goes on in the next line; none is cut.
@@ -40,8 +42,9 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     causes = ranked["cause"].where(ranked["cause"] != "scheduler", "")
     if causes.any():
         table.add_column("\ncause", overflow="fold", min_width=_WIDTH_OF_A_CAUSE)
-    columns = ["rank", "trial", "state", "best_fid_proxy", "best_iteration", "fid_proxy"]
-    shown = ranked.assign(cause=causes)[[*columns, "iteration", *second, *fields, "cause"]]
+    columns = ["rank", "trial", "state", "best_fid_proxy", "fid_proxy_se", "best_iteration"]
+    columns += ["fid_proxy", "iteration", *second, *fields, "cause"]
+    shown = ranked.assign(cause=causes, rank=ranks)[columns]
     for _, row in shown.head(top or len(shown)).iterrows():
         cells = [Text(_cell(cell)) for cell in row]
         table.add_row(*cells[: len(table.columns)])
@@ -52,9 +55,9 @@ def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
     """Return ranked trials as JSON takes them, best first; what is missing is None.
 
     Returns:
-        For each trial ``rank, trial, state, cause, best_fid_proxy, best_iteration, fid_proxy,
-        iteration, instrument``, where the sweep has a second objective that and ``pareto``, and its
-        searched fields under ``config``.
+        For each trial ``rank, tied_with, trial, state, cause, best_fid_proxy, best_iteration,
+        fid_proxy_se, degenerate, fid_proxy, iteration, instrument``, where the sweep has a
+        second objective that and ``pareto``, and its searched fields under ``config``.
     """
     fields = searched_fields(ranked)
     records = []
@@ -124,23 +127,33 @@ def print_status(run: Path, at_work: str | None, as_json: bool) -> None:
 def gain_line(ranked: pd.DataFrame) -> str:
     """Say in a line how much the best trial gained over the default configuration."""
     best = best_trial(ranked)
+    if best["degenerate"]:
+        return (
+            "no trial learned the data: even the best samples repeat a few or are all but of one class"
+        )
     if best["trial"] == 0:
         return "the default configuration (trial 0) is the best"
     gain = gain_over_default(ranked)
     if gain is None:
         return "the default configuration (trial 0) has no score to compare with"
+    default = ranked[ranked["trial"] == 0].iloc[0]
+    tied = default["tied_with"] == best["trial"]
     return (
         f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
         f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, by one seed each"
+        + (", which is within the noise of the score" if pd.notna(tied) and tied else "")
     )
 
 
-def print_ranking(ranked: pd.DataFrame, as_json: bool, top: int | None = None) -> None:
+def print_ranking(
+    ranked: pd.DataFrame, as_json: bool, floor: Floor | None = None, top: int | None = None
+) -> None:
     """Print ranked trials on the standard output.
 
     Args:
         ranked: What `tune_gan.results.ranking.rank` returns.
         as_json: As a JSON list of all trials, instead of a table.
+        floor: What real samples score, to be said below the table.
         top: How many rows the table shows; by default all.
     """
     if as_json:
@@ -149,6 +162,36 @@ def print_ranking(ranked: pd.DataFrame, as_json: bool, top: int | None = None) -
         _table_console().print("no trial has been written down yet")
     else:
         _table_console().print(ranking_table(ranked, top))
+        out = Console(soft_wrap=True, highlight=False, markup=False)
+        for line in _legend(ranked, floor, top):
+            out.print(line)
+
+
+def _legend(ranked: pd.DataFrame, floor: Floor | None, top: int | None) -> list[str]:
+    """Say what the marks and numbers of the table mean."""
+    lines = []
+    instruments = ranked["instrument"].dropna()
+    if not instruments.empty:
+        lines.append(f"fid_proxy by {instruments.iloc[0]}; +- is its standard error")
+    if floor is not None:
+        lines.append(floor.describe())
+    shown = ranked.head(top or len(ranked))
+    if shown["tied_with"].notna().any():
+        lines.append("=: tied with the rank above that has no =, in the noise of the score")
+    if _is_ranked_degenerate(shown).any():
+        lines.append("!: degenerate, samples that repeat a few or are all but of one class")
+    return [""] * bool(lines) + lines
+
+
+def _is_ranked_degenerate(ranked: pd.DataFrame) -> pd.Series:
+    return ranked["rank"].notna() & ranked["degenerate"].fillna(value=False)
+
+
+def _rank_cell(row: pd.Series) -> str:
+    if pd.isna(row["rank"]):
+        return ""
+    tie = "" if pd.isna(row["tied_with"]) else "="
+    return f"{row['rank']}{tie}" + ("!" if row["degenerate"] else "")
 
 
 def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
@@ -173,7 +216,12 @@ def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
     if as_json:
         records = [{k: _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
         floor = None if confirmed.floor is None else vars(confirmed.floor)
-        values = {"configurations": records, "real_samples": floor, "left": confirmed.num_left}
+        values = {
+            "configurations": records,
+            "instrument": confirmed.instrument or None,
+            "real_samples": floor,
+            "left": confirmed.num_left,
+        }
         print(json.dumps(values, indent=2))
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -189,9 +237,10 @@ def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
         "\nlow and high: 95 % interval of the mean over seeds (Student's t); p_best: probability of "
         "the lowest mean; p_first: p of the difference to the first (Welch)"
     )
+    if confirmed.instrument:
+        out.print(f"scores by {confirmed.instrument}")
     if confirmed.floor is not None:
-        scores = ", ".join(f"{score:.3g}" for score in confirmed.floor.scores)
-        out.print(f"real training samples, {confirmed.floor.num_samples:,} at a time, score {scores}")
+        out.print(confirmed.floor.describe())
     if confirmed.num_left:
         out.print(f"{confirmed.num_left} trainings are left")
         return

@@ -15,9 +15,13 @@ from tune_gan.settings import read_yaml
 
 TRIALS_FILE = "trials.jsonl"
 REPORTS_FILE = "result.json"
+# What a report calls the best `ranking_score` of its trial so far.
+METRIC = "best_ranking_score"
 # What a second objective may be, and whether more of it is better.
 SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
 
+# Above every score.
+_ABOVE_ALL = 1e6
 _MOST_ITERATIONS = 10**15
 _LARGEST_NUMBER = 1e300
 
@@ -136,18 +140,41 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         if (
             type(iteration) is int
             and 0 < iteration < _MOST_ITERATIONS
-            and _is_number(report, "fid_proxy")
+            and number(report, "fid_proxy") is not None
         ):
             reports[iteration] = report
     return [reports[iteration] for iteration in sorted(reports)]
 
 
-def _is_number(report: Mapping[str, Any], name: str) -> bool:
-    """Return whether a field of a report is a finite number, as what a stranger wrote need not be."""
+def number(report: Mapping[str, Any], name: str) -> float | None:
+    """Return a field of a report if it is a finite number, as what a stranger wrote need not be."""
     value = report.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= _LARGEST_NUMBER
+        return None
+    return float(value) if abs(value) <= _LARGEST_NUMBER else None
+
+
+def ranking_score(report: Mapping[str, Any]) -> float:
+    """Return what reports are ranked by, lowest first.
+
+    It is the `fid_proxy`, with 1,000,000 added where the samples are degenerate, a few repeated or all
+    but of one class: so these are below all others.
+
+    Args:
+        report: A report with a score; one that does not say whether it is degenerate counts as honest.
+    """
+    score = float(report["fid_proxy"])
+    return score + _ABOVE_ALL if report.get("degenerate") is True else score
+
+
+def describe_score(score: float) -> str:
+    """Say in words what `ranking_score` returned."""
+    return f"{score:.4g}" if score <= _ABOVE_ALL else f"{score - _ABOVE_ALL:.4g} (degenerate)"
+
+
+def best_report(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the best of a trial's reports, of which there is one at least."""
+    return min(reports, key=ranking_score)
 
 
 def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -158,7 +185,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         name: ``train_time_s``, seconds of training; or ``samples_per_s``, real samples a second of
             training, over the whole trial.
     """
-    timed = [r for r in reports if _is_number(r, "train_time_s")]
+    timed = [r for r in reports if number(r, "train_time_s") is not None]
     if not timed or not timed[-1]["train_time_s"]:
         return None
     total = float(timed[-1]["train_time_s"])
@@ -166,7 +193,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         return total
     samples, before = 0.0, 0.0
     for report in timed:
-        rate = report["samples_per_s"] if _is_number(report, "samples_per_s") else 0.0
+        rate = number(report, "samples_per_s") or 0.0
         samples += rate * (report["train_time_s"] - before)
         before = report["train_time_s"]
     return samples / total

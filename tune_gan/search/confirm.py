@@ -1,16 +1,12 @@
 """Train the best configurations of a run again, with fresh seeds."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.files import write_whole
-from tune_gan.gan.data import load_data
-from tune_gan.gan.scoring import score_of_real
-from tune_gan.results.confirmed import CONFIRMATION_FOLDER, FLOOR_FILE
+from tune_gan.results.confirmed import CONFIRMATION_FOLDER
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, num_ended, rank
 from tune_gan.results.trials import TRIALS_FILE, read_trials
@@ -47,8 +43,6 @@ def confirm(run: Path, top: int, num_seeds: int, console: Console | None = None)
         end = resume_sweep(folder, {}, console)
     else:
         end = start_sweep(confirmation_spec(run, top, num_seeds), folder, console)
-    if not (folder / FLOOR_FILE).exists():
-        _write_floor(folder)
     return end
 
 
@@ -102,13 +96,3 @@ def _spec_of(folder: Path) -> SweepSpec:
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
     return SweepSpec.from_yaml(path)
-
-
-def _write_floor(folder: Path) -> None:
-    spec = _spec_of(folder)
-    assert spec.confirmation is not None
-    num_real = len(load_data(spec.gan).train)
-    count = min(spec.confirmation.num_samples, num_real)
-    scores = score_of_real(spec.gan, count, spec.confirmation.num_latent_seeds)
-    floor = {"num_samples": count, "scores": [score["fid_proxy"] for score in scores]}
-    write_whole(folder / FLOOR_FILE, json.dumps(floor))

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tune_gan.results.trials import METRIC, describe_score
 from tune_gan.search.spec import SweepSpec
 from tune_gan.settings import describe_duration
 
@@ -22,7 +23,7 @@ class SweepProgress(tune.Callback):
     Args:
         spec: The sweep.
         console: Where to write.
-        scores: `best_fid_proxy` by trial of those that ended before this start; None without one.
+        scores: The best `ranking_score` of each trial that ended before this start; None without one.
         budget_left: Returns the seconds that the sweep's budget lasts.
     """
 
@@ -70,7 +71,7 @@ class SweepProgress(tune.Callback):
         # What a resumed trial had done before is not of this start's speed.
         self._share_before.setdefault(trial.trial_id, share if result["evaluation"] > 1 else 0.0)
         self._share_done[trial.trial_id] = share
-        self._scores[trial_number(trial)] = float(result["best_fid_proxy"])
+        self._scores[trial_number(trial)] = float(result[METRIC])
         if result["state"] in ("diverged", "collapsed"):
             del self._scores[trial_number(trial)]
         self._bar.update(self._task, best=self._describe_best(), left=self._describe_left())
@@ -89,7 +90,7 @@ class SweepProgress(tune.Callback):
             return
         else:
             state = "stopped" if state == "running" else state
-            end = f"{state} {where}, best fid_proxy {result['best_fid_proxy']:.4g}"
+            end = f"{state} {where}, best fid_proxy {describe_score(result[METRIC])}"
             end += f" ({result['cause']})" if state == "stopped" and result["cause"] else ""
         self._finish(trial, end)
 
@@ -122,7 +123,7 @@ class SweepProgress(tune.Callback):
         if not self._scores:
             return "no score yet"
         best = min(self._scores, key=lambda number: self._scores[number])
-        return f"best {self._scores[best]:.4g} by trial {best}"
+        return f"best {describe_score(self._scores[best])} by trial {best}"
 
     def _describe_left(self) -> str:
         shares = self._share_done

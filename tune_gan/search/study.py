@@ -20,12 +20,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_gan.errors import RunFolderError, StorageError
 from tune_gan.files import append_line, write_whole
-from tune_gan.results.trials import TRIALS_FILE, ListedTrial, objective_of, read_trials
+from tune_gan.results.trials import (
+    METRIC,
+    TRIALS_FILE,
+    ListedTrial,
+    objective_of,
+    ranking_score,
+    read_trials,
+)
 from tune_gan.results.trials import TrialState as State
 from tune_gan.search.spec import SweepSpec
 
 STORAGE_FILE = "optuna_journal.log"
-METRIC = "best_fid_proxy"
 _SPEC = "spec"
 _OTHER_VALUES = "other_values"
 # Why a trial was stopped that had not come to its own end.
@@ -45,7 +51,7 @@ class SweepTrial:
         values: Its searched fields.
         state: As `tune_gan.results.load.TrialState` has it.
         cause: Why it ended so.
-        reports: `best_fid_proxy` by the number of the report, from 1.
+        reports: The best `ranking_score` by the number of the report, from 1.
     """
 
     number: int
@@ -353,7 +359,7 @@ def _to_frozen(trial: ListedTrial, spec: SweepSpec) -> FrozenTrial:
     distributions = {name: space[name].to_optuna() for name in trial.values if name in space}
     inside = {n: v for n, v in trial.values.items() if n in space and space[n].contains(v)}
     others = {name: v for name, v in trial.values.items() if name not in inside}
-    scores = {r["evaluation"]: float(r[METRIC]) for r in trial.reports if "evaluation" in r}
+    scores = running_best(trial.reports)
     state = _told(trial.state.value, trial.cause)
     if trial.state in (State.RUNNING, State.PENDING):
         state = TrialState.WAITING
@@ -380,11 +386,20 @@ def _told(state: str, cause: str) -> TrialState:
     return TrialState.PRUNED if state == "stopped" else TrialState.FAIL
 
 
+def running_best(reports: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return the best `ranking_score` up to each report, by the number of the report, from 1."""
+    scores, best = {}, float("inf")
+    for i, report in enumerate(reports, start=1):
+        best = min(best, ranking_score(report))
+        scores[int(report.get("evaluation", i))] = float(report.get(METRIC, best))
+    return scores
+
+
 def objectives(spec: SweepSpec, reports: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """Return the values of a trial's objectives by its reports; None if one is missing."""
     if not reports:
         return None
-    values = [min(float(report["fid_proxy"]) for report in reports)]
+    values = [min(map(ranking_score, reports))]
     for name in spec.search.objectives[1:]:
         value = objective_of(reports, name)
         if value is None:

@@ -13,10 +13,10 @@ from tune_gan.errors import CheckpointError, InputError, StorageError
 from tune_gan.files import append_line, write_whole
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.gan.reports import json_metrics, keep_reports_until
-from tune_gan.gan.scoring import rescore
+from tune_gan.gan.scoring import rescore, scorer_of
 from tune_gan.gan.training import Report, iterate
 from tune_gan.metrics.score import WORST_SCORE
-from tune_gan.results.trials import REPORTS_FILE, trial_folder
+from tune_gan.results.trials import METRIC, REPORTS_FILE, ranking_score, trial_folder
 from tune_gan.search.health import Health
 from tune_gan.search.spec import SweepSpec
 
@@ -106,6 +106,8 @@ def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
 def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
     """Return a report as Tune and the readers take it: finite, with its state and cause."""
     metrics: dict[str, Any] = json_metrics(report.metrics)
+    best = report.training.best
+    metrics[METRIC] = ranking_score({"fid_proxy": best.fid_proxy, "degenerate": best.degenerate})
     state, cause = report.state.value, report.cause
     limit = spec.budget.trial_time
     if state == "running":
@@ -115,9 +117,11 @@ def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
     if state in ("diverged", "collapsed"):
         # Whoever compares trials, Tune's own tools included, is not to take it for a good one.
         metrics["best_fid_proxy"] = WORST_SCORE
+        metrics[METRIC] = ranking_score({"fid_proxy": WORST_SCORE, "degenerate": True})
     elif state != "running" and spec.confirmation is not None:
         how = spec.confirmation
         metrics["rescored"] = rescore(report.training, how.num_samples, how.num_latent_seeds)
+        metrics["rescored_by"] = scorer_of(report.training.config).name(how.num_samples)
     evaluation = len(report.training.history)
     return {
         **metrics,
@@ -143,7 +147,7 @@ def _iteration_of(checkpoint: Path) -> tuple[int, str]:
 def _ends_at(reports: list[dict[str, Any]], iteration: int) -> bool:
     """Return whether the reports are whole up to the checkpoint's iteration."""
     last = reports[-1] if reports else {}
-    needed = ("evaluation", "state", "cause", "fid_proxy", "best_fid_proxy", "coverage", "spread")
+    needed = ("evaluation", "state", "cause", "fid_proxy", METRIC, "coverage", "spread")
     return last.get("iteration") == iteration and all(name in last for name in needed)
 
 

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
-from tune_gan.gan.scoring import prepare, scorer_of
-from tune_gan.results.trials import TRIALS_FILE, read_sweep
+from tune_gan.gan.scoring import floor_of, prepare, scorer_of
+from tune_gan.metrics.score import NUM_GENERATED
+from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
+from tune_gan.results.trials import METRIC, TRIALS_FILE, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
@@ -25,7 +27,7 @@ from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import make_scheduler
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec, resolve
-from tune_gan.search.study import METRIC, STORAGE_FILE, SweepStudy, SweepTrial
+from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
 from tune_gan.search.trainable import train_trial
 from tune_gan.search.warm_start import (
@@ -238,6 +240,9 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
     text = f"sweep {spec.name}: {of} trials, {workers} at a time, in {folder}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if not (folder / FLOOR_FILE).exists():
+        count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED
+        write_floor(folder, Floor(**floor_of(spec.gan, count)))
     search = StudySearch(study, workers, read_warm_start(folder, spec))
     budget = Budget(study, search)
     try:

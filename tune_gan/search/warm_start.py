@@ -14,7 +14,7 @@ from tune_gan.results.trials import ListedTrial, read_sweep, read_trials
 from tune_gan.results.trials import TrialState as State
 from tune_gan.search.space import in_order, plain
 from tune_gan.search.spec import SweepSpec
-from tune_gan.search.study import BY_SCHEDULER, objectives
+from tune_gan.search.study import BY_SCHEDULER, objectives, running_best
 
 WARM_START_FILE = "warm_start.json"
 # Fields that do not change what a score means or what a configuration is worth.
@@ -122,14 +122,10 @@ def _as_point(spec: SweepSpec, config: GanConfig) -> tuple[dict[str, Any], str]:
 
 
 def _told(spec: SweepSpec, trial: ListedTrial, point: dict[str, Any]) -> dict[str, Any] | None:
-    best, scores = float("inf"), {}
-    for i, report in enumerate(trial.reports, start=1):
-        best = min(best, float(report["fid_proxy"]))
-        scores[report.get("evaluation", i)] = best
     pruned = trial.state == State.STOPPED and trial.cause == BY_SCHEDULER
     values = None if pruned else objectives(spec, trial.reports)
     if not pruned and values is None:
         return None
     instrument = trial.reports[-1].get("instrument")
-    told = {"params": point, "scores": scores, "values": values}
+    told = {"params": point, "scores": running_best(trial.reports), "values": values}
     return {**told, "instrument": instrument} if isinstance(instrument, str) else told
