@@ -1,0 +1,168 @@
+"""Does `fid_proxy` agree with dearer measures? ``python -m analysis.proxy RUN``.
+
+Trains trials of a sweep once more, which gives the same generators, and measures these at several ages
+in several ways. Unlike the rest of this folder it needs torch, and half an hour. What it has measured is
+in ``RUN/proxy.jsonl``; given again, it goes on from there.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from tune_gan.config import GanConfig
+from tune_gan.files import append_line, read_lines
+from tune_gan.gan.data import load_data, resize
+from tune_gan.gan.scoring import generate, scorer_of
+from tune_gan.gan.training import Report, ReportState, iterate
+from tune_gan.metrics.frechet import FrechetReference
+from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
+from tune_gan.metrics.score import score_latents
+from tune_gan.results.trials import ListedTrial, TrialState, read_trials, trial_config
+
+AGES = (0.05, 0.1, 0.2, 0.5, 1.0)
+COUNTS = (500, 1000, 2000, 5000)
+_IMAGENET_SIZE = 48
+_OURS = "fid_proxy N=2000"
+_IMAGENET = f"MobileNetV2 {_IMAGENET_SIZE}x{_IMAGENET_SIZE}, N=5000"
+
+
+def measure_trial(config: GanConfig, weights: Path | None) -> list[dict[str, float]]:
+    """Train a configuration and measure its generator at `AGES`, as far as it comes.
+
+    Args:
+        config: What to train; its reports must fall on the ages.
+        weights: File of MobileNetV2's weights; by default that in torchvision's cache.
+
+    Returns:
+        For each age ``age, iteration``; ``fid_proxy N=...`` for `COUNTS`; ``coverage`` and ``kid`` of
+        2,000 samples; and the Fréchet distance of 5,000 to all held-out images in the features of
+        MobileNetV2, unscaled, on images resized to 48x48 and grey tiled to three channels.
+    """
+    scorer = scorer_of(config)
+    held_out = resize(load_data(config).held_out, config.image_size)
+    features = imagenet_features(load_mobilenet(weights), _IMAGENET_SIZE)
+    reference = FrechetReference(features(_in_colour(held_out)), scale=False)
+    ages = {round(age * config.num_iterations): age for age in AGES}
+    rows = []
+    for report in iterate(config):
+        iteration = int(report.metrics["iteration"])
+        if iteration not in ages or report.state == ReportState.DIVERGED:
+            continue
+        samples = _samples(config, report)
+        scores = {count: scorer.score(samples[:count]) for count in COUNTS}
+        row = {f"fid_proxy N={count}": score["fid_proxy"] for count, score in scores.items()}
+        row |= {name: scores[2000][name] for name in ("coverage", "kid")}
+        row[_IMAGENET] = reference.measure(features(_in_colour(samples))).value
+        rows.append({"age": ages[iteration], "iteration": iteration, **row})
+    return rows
+
+
+def _samples(config: GanConfig, report: Report) -> Tensor:
+    latents = score_latents(config.latent_dim, max(COUNTS))
+    return generate(report.training.scored_generator, latents)
+
+
+def _in_colour(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def measure_run(run: Path, num_trials: int, workers: int, weights: Path | None) -> pd.DataFrame:
+    """Measure the first completed trials of a run, a row a generator, going on from what is there."""
+    path = run / "proxy.jsonl"
+    known = {line["trial"] for line in read_lines(path)[0]} if path.is_file() else set()
+    trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED][:num_trials]
+    left = [trial for trial in trials if trial.number not in known]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {
+            t.number: pool.submit(measure_trial, trial_config(run, t.values), weights) for t in left
+        }
+        for done, (number, job) in enumerate(jobs.items(), start=1):
+            append_line(path, {"trial": number, "generators": job.result()})
+            print(f"trial {number}: {done} of {len(left)}", flush=True)
+    measured = {line["trial"]: line["generators"] for line in read_lines(path)[0]}
+    return pd.DataFrame(
+        [{"trial": t.number, **row} for t in trials for row in measured.get(t.number, [])]
+    )
+
+
+def agreement(generators: pd.DataFrame) -> pd.DataFrame:
+    """Return how far `fid_proxy` at N = 2,000 orders generators as other measures do.
+
+    Args:
+        generators: What `measure_run` returns.
+
+    Returns:
+        A row a measure: Spearman's rho and Kendall's tau over all generators, and over the better half
+        by `fid_proxy` at N = 2,000. Coverage counts with its sign changed, so that 1 is agreement.
+    """
+    better = generators[generators[_OURS] <= generators[_OURS].median()]
+    names = [f"fid_proxy N={count}" for count in COUNTS if count != 2000]
+    rows = []
+    for name in [*names, "coverage", "kid", _IMAGENET]:
+        sign = -1.0 if name == "coverage" else 1.0
+        row: dict[str, Any] = {"measure": name}
+        for part, label in ((generators, "all"), (better, "better half")):
+            for method, letter in (("spearman", "rho"), ("kendall", "tau")):
+                row[f"{letter}, {label}"] = part[_OURS].corr(sign * part[name], method=method)  # type: ignore[arg-type]
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("measure")
+
+
+def early_and_final(run: Path) -> pd.DataFrame:
+    """Return how far scores early in training order trials as their final and best scores do.
+
+    Args:
+        run: A run without a scheduler; trials that came to their last iteration count.
+
+    Returns:
+        A row an age: Spearman's rho of the score at that age with the final and with the best one, for
+        all trials and for the half with the better final scores; and how many trials.
+    """
+    trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED]
+    table = pd.DataFrame(list(_scores_by_age(trials)))
+    better = table[table["final"] <= table["final"].median()]
+    rows = []
+    for age in AGES[:-1]:
+        row: dict[str, Any] = {"age": f"{age:.0%}"}
+        for part, label in ((table, "all"), (better, "better half")):
+            for name in ("final", "best"):
+                row[f"rho with {name}, {label}"] = part[str(age)].corr(part[name], method="spearman")
+        rows.append({**row, "trials": len(table)})
+    return pd.DataFrame(rows).set_index("age")
+
+
+def _scores_by_age(trials: Sequence[ListedTrial]) -> Iterator[dict[str, float]]:
+    for trial in trials:
+        scores = {report["iteration"]: float(report["fid_proxy"]) for report in trial.reports}
+        last = max(scores)
+        by_age = {str(age): scores[round(age * last)] for age in AGES[:-1]}
+        yield {**by_age, "final": scores[last], "best": min(scores.values())}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the trials of the run folder that the command line names, and print what agrees."""
+    parser = argparse.ArgumentParser(description="How far does fid_proxy agree with dearer measures?")
+    parser.add_argument("run", type=Path, help="the folder of a sweep that had no scheduler")
+    parser.add_argument("--trials", type=int, default=16, help="trials to train once more (16)")
+    parser.add_argument("--workers", type=int, default=2, help="processes, a thread each (2)")
+    parser.add_argument(
+        "--weights", type=Path, help="MobileNetV2's weights, by default torchvision's cache"
+    )
+    options = parser.parse_args(arguments)
+    generators = measure_run(options.run, options.trials, options.workers, options.weights)
+    print(
+        f"\n{len(generators)} generators of {generators['trial'].nunique()} trials: {_OURS} against\n"
+    )
+    print(agreement(generators).to_string(float_format="%.3f"))
+    print("\nscores at a share of training against the final and the best one\n")
+    print(early_and_final(options.run).to_string(float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()
