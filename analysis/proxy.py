@@ -1,8 +1,8 @@
 """Does `fid_proxy` agree with dearer measures? ``python -m analysis.proxy RUN``.
 
-Trains trials of a sweep once more, which gives the same generators, and measures these at several ages
-in several ways. Unlike the rest of this folder it needs torch, and half an hour. What it has measured is
-in ``RUN/proxy.jsonl``; given again, it goes on from there.
+Trains trials of a sweep once more, which gives the same generators, and measures these at several
+ages in several ways. Unlike the rest of this folder it needs torch, and half an hour. What it has
+measured is in ``RUN/proxy.jsonl``; given again, it goes on from there.
 """
 
 import argparse

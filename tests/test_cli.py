@@ -87,6 +87,9 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
     (["train", "--loss", "wasserstein"], "loss wasserstein needs"),
     (["train", "--optimizer", "ADAMM"], "'ADAMM' is not valid; give one of adam, adamw"),
     (["sample", "missing"], "no checkpoint at missing"),
+    (["score", "missing"], "no checkpoint at missing"),
+    (["score", "missing", "--metrics", "kidd"], "no metric 'kidd'; did you mean kid? valid: fid_proxy"),
+    (["score", "missing", "-n", "20000"], "should be less than or equal to 10000"),
     (["sample", "empty", "-n", "0"], "greater than or equal to 1"),
     (["presets", "show", "vanila"], "no preset 'vanila'; did you mean vanilla?"),
     (["presets", "list"], "No such command 'list'"),
@@ -177,6 +180,24 @@ def test_the_tutorial_s_own_command_line(tmp_path: Path, mnist_root: str) -> Non
     )
     # No terminal, nothing drawn: the four lines of the summary alone.
     assert len(result.stdout.splitlines()) == 5
+
+
+def test_measures_of_a_training(tmp_path: Path) -> None:
+    flags = "--dataset circle --num-iterations 2 --report-every 2 --out run"
+    assert tune_gan("train", *flags.split(), cwd=tmp_path).returncode == 0
+    metrics = ("--metrics", "fid-proxy,radial_error", "-n", "500")
+    shown = tune_gan("score", "run", *metrics, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    heading, first, second = (line.split() for line in shown.stdout.splitlines())
+    assert heading == ["metric", "value", "+-", "by"]
+    assert first[0] == "fid_proxy"
+    assert first[3:] == second[2:] == ["circle-fourier-v1,", "N=500"]
+    records = json.loads(tune_gan("score", "run", *metrics, "--json", cwd=tmp_path).stdout)
+    assert [record["metric"] for record in records] == ["fid_proxy", "radial_error"]
+    assert f"{records[0]['value']:.4g}" == first[1]
+    refused = tune_gan("score", "run", "--metrics", "fid", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "tune-gan: fid is a distance of images, and dataset circle holds points\n"
 
 
 def test_samples_in_the_output_and_in_files(tmp_path: Path) -> None:

@@ -109,7 +109,13 @@ class GanConfig(Settings):
     weights: Annotated[str, AfterValidator(_path)] | None = Field(
         None,
         description="File with torchvision's ImageNet weights of MobileNetV2, in whose features a "
-        "folder of images is scored; by default that in torchvision's cache.",
+        "folder of images is scored; by default that in torchvision's cache. With labelled, the "
+        "features.safetensors of another run; by default each run trains its own.",
+    )
+    labelled: bool = Field(
+        False,
+        description="Whether a folder's images lie in one subfolder for each class; they are then "
+        "scored in the features of a classifier of these.",
     )
     image_size: Annotated[int, Field(ge=4, le=512)] | None = Field(
         None,
@@ -258,6 +264,8 @@ class GanConfig(Settings):
             raise ConfigError("dataset folder needs data_root, the folder that holds the images")
         if self.weights is not None and self.dataset != "folder":
             raise ConfigError(f"weights go with dataset folder, not {self.dataset}")
+        if self.labelled and self.dataset != "folder":
+            raise ConfigError(f"labelled goes with dataset folder, not {self.dataset}")
         if self.disc_logits > 1 and self.architecture != "mlp":
             raise ConfigError(
                 f"disc_logits {self.disc_logits} goes with architecture mlp, not {self.architecture}"

@@ -225,7 +225,10 @@ def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
 @pytest.mark.timeout(1500)
 def test_a_random_worker_killed_every_five_seconds(tmp_path: Path) -> None:
     run, choice = tmp_path / "run", random.Random(0)  # noqa: S311
-    with start("sweep", *RING, "--num-trials", "24", "--out", run, cwd=tmp_path) as process:
+    # A process may be killed more often than twice before it has begun to train.
+    limits = ["--set", "failures.max_failures=1000"]
+    arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "24", "--out", run]
+    with start(*arguments, cwd=tmp_path) as process:
         wait_for(lambda: reports(run, 0), process)
         while process.poll() is None:
             workers = list(_workers(process.pid))

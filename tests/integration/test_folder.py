@@ -75,6 +75,36 @@ def test_sweep_over_a_folder_named_relative_to_where_it_starts(workplace: Path) 
         assert (drawn.returncode, drawn.stdout) == (0, "four.png\n")
 
 
+def test_sweep_over_a_labelled_folder_that_is_moved_and_made_longer(workplace: Path) -> None:
+    """Its classifier lies in the run folder and goes with it."""
+    classes = workplace / "classes"
+    for number, image in enumerate(sorted((workplace / "images").glob("*[0-9].png"))):
+        folder = classes / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / image.name).hardlink_to(image)
+    spec = (
+        "name: classes\n"
+        "gan: {dataset: folder, data_root: classes, labelled: true, image_size: 8,\n"
+        "      gen_hidden: [16], disc_hidden: [16], batch_size: 16, num_iterations: 2,\n"
+        "      report_every: 1}\n"
+        "space: {gen_lr: {log_uniform: [1e-4, 1e-2]}}\n"
+        "search: {algorithm: random, num_trials: 2}\n"
+    )
+    (workplace / "classes.yaml").write_text(spec)
+    result = tune_gan("sweep", "classes.yaml", "--out", "first", cwd=workplace)
+    assert result.returncode == 0, result.stderr
+    assert "training a classifier on 1,000 images for the score" in result.stderr
+    (workplace / "first").rename(workplace / "moved")
+    again = tune_gan("resume", "moved", "--num-trials", "3", cwd=workplace)
+    assert again.returncode == 0, again.stderr
+    assert "training a classifier" not in again.stderr
+    table = load_results(workplace / "moved")
+    assert list(table["state"]) == ["completed"] * 3
+    assert table["instrument"].nunique() == 1
+    weights = GanConfig.from_yaml(workplace / "moved" / "best.yaml").weights
+    assert weights == str(workplace / "moved" / "features.safetensors")
+
+
 def test_missing_weights_are_named_before_any_image_is_decoded(workplace: Path) -> None:
     flags = "--dataset folder --data-root images --weights none.pth --image-size 9"
     result = tune_gan("train", *flags.split(), cwd=workplace)

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as image_ops
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import DataError
-from tune_gan.gan.folder import load_folder
+from tune_gan.gan.folder import load_classes, load_folder
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.imagenet import download_mobilenet
 from tune_gan.places import data_root
@@ -50,7 +50,7 @@ class Dataset:
         name: The data set's name in `GanConfig`.
         train: Samples to train on: uint8 images ``(N, channels, H, W)`` or float32 points ``(N, 2)``.
         held_out: Samples that only the score sees, of the same kind.
-        train_labels: Classes ``(N,)`` of `train`, int64; none for the ring and for a folder.
+        train_labels: Classes ``(N,)`` of `train`, int64; none for the ring and for a folder without.
         held_out_labels: Classes of `held_out`.
     """
 
@@ -62,17 +62,20 @@ class Dataset:
 
 
 @lru_cache(maxsize=2)
-def load_dataset(name: str, root: Path, image_size: int | None = None) -> Dataset:
+def load_dataset(
+    name: str, root: Path, image_size: int | None = None, labelled: bool = False
+) -> Dataset:
     """Load a data set at its own image size.
 
     Args:
         name: As in `GanConfig`.
         root: Where the four IDX files lie, or a folder's images; unused for the others.
         image_size: Size at which a folder's images are kept; unused for the others.
+        labelled: Whether the subfolders of a folder are classes; unused for the others.
 
     Raises:
-        DataError: if a file is missing, truncated or no IDX file, or a folder holds too few images or
-            too many bad ones.
+        DataError: if a file is missing, truncated or no IDX file, or a folder holds too few images, too
+            many bad ones, or images without a class.
     """
     if name == "circle":
         return _ring()
@@ -80,7 +83,7 @@ def load_dataset(name: str, root: Path, image_size: int | None = None) -> Datase
         return _digits()
     if name == "folder":
         assert image_size is not None
-        return _folder(root, image_size)
+        return _folder(root, image_size, labelled)
     return _idx_dataset(name, root)
 
 
@@ -90,7 +93,8 @@ def load_data(config: GanConfig) -> Dataset:
     Raises:
         DataError: if it cannot be loaded.
     """
-    return load_dataset(config.dataset, data_root(config.data_root), config.image_size)
+    root = data_root(config.data_root)
+    return load_dataset(config.dataset, root, config.image_size, config.labelled)
 
 
 def resize(samples: Tensor, image_size: int | None) -> Tensor:
@@ -183,15 +187,20 @@ def _digits() -> Dataset:
     return Dataset("digits", images[train], images[held_out], labels[train], labels[held_out])
 
 
-def _folder(root: Path, image_size: int) -> Dataset:
+def _folder(root: Path, image_size: int, labelled: bool) -> Dataset:
     """A tenth of a folder's images is held out, at least 2,000 and at most 10,000.
 
     They come in an order of their own, so the first are as good as any.
     """
-    images = load_folder(root, image_size).images
+    found = load_folder(root, image_size)
+    images = found.images
     least, most = _FOLDER_HELD_OUT
     held_out = min(max(len(images) // 10, least), most)
-    return Dataset("folder", train=images[held_out:], held_out=images[:held_out])
+    train, real = images[held_out:], images[:held_out]
+    if not labelled:
+        return Dataset("folder", train, real)
+    _, labels = load_classes(root, found)
+    return Dataset("folder", train, real, labels[held_out:], labels[:held_out])
 
 
 def _idx_dataset(name: str, root: Path) -> Dataset:

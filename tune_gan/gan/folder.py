@@ -78,6 +78,39 @@ def load_folder(root: Path, image_size: int, *, strict: bool = False) -> FolderI
     return found
 
 
+def load_classes(root: Path, found: FolderImages) -> tuple[list[str], Tensor]:
+    """Return the classes of a folder's images: the subfolders of `root` that they lie in.
+
+    Args:
+        root: The folder.
+        found: What `load_folder` returned of it.
+
+    Returns:
+        The names, sorted, and the number of its class for each image, int64 ``(N,)``.
+
+    Raises:
+        DataError: if an image lies in no subfolder, there is but one, or the folder has changed since.
+    """
+    bad = {image.name for image in found.bad}
+    names = [candidate.name for candidate in list_folder(root)[0] if candidate.name not in bad]
+    if len(names) != len(found.images):
+        raise DataError(f"{printable(root)} has changed while it was read; start again")
+    folders = [name.partition("/")[0] for name in names]
+    if loose := [name for name in names if "/" not in name]:
+        raise DataError(
+            f"{printable(min(loose))} lies in no subfolder of {printable(root)}, so it has no class; "
+            "put each image into a subfolder of its class, or leave out labelled"
+        )
+    classes = sorted(set(folders))
+    if len(classes) < 2:
+        raise DataError(
+            f"{printable(root)} has a single subfolder with images; labelled needs one for each of two "
+            "or more classes, or leave it out"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    return classes, torch.tensor([numbers[folder] for folder in folders])
+
+
 def list_folder(root: Path) -> tuple[list[Candidate], tuple[BadImage, ...]]:
     """Return the files of a folder that may be images, and what is bad already, opening none.
 

@@ -16,7 +16,7 @@ from tune_gan.gan.data import load_data
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.sampling import save_best_samples
-from tune_gan.gan.scoring import generate, prepare, scorer_of
+from tune_gan.gan.scoring import generate, prepare, scorer_of, with_features
 from tune_gan.gan.training import Report, ReportState, begin, iterate
 from tune_gan.metrics.score import score_latents
 from tune_gan.places import with_whole_paths
@@ -92,6 +92,7 @@ def train(
     else:
         _start_folder(folder, config)
     try:
+        config = _with_features(folder, config)
         _train_into(folder, config, on_start, on_report)
     except TuneGanError:
         # Leave nothing behind where nothing was begun.
@@ -118,6 +119,13 @@ def train(
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
     write_whole(folder / "result.json", json.dumps(values, indent=2) + "\n")
     return result
+
+
+def _with_features(folder: Path, config: GanConfig) -> GanConfig:
+    complete = with_features(config, folder)
+    if complete != config:
+        write_whole(folder / "config.yaml", complete.to_yaml())
+    return complete
 
 
 def _train_into(

@@ -1,5 +1,6 @@
 """What a configuration's samples are scored with, and scores of what was trained."""
 
+import logging
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tune_gan.config import IMAGE_SIZE_OF_DATASET, GanConfig
+from tune_gan.errors import DataError
+from tune_gan.files import write_whole
 from tune_gan.gan.checkpoint import TrainingState
 from tune_gan.gan.data import (
     RING_NOISE,
@@ -21,13 +24,26 @@ from tune_gan.gan.data import (
     to_saved_form,
 )
 from tune_gan.gan.folder import list_folder
-from tune_gan.metrics.classifier import digest_of, load_shipped, recipes
+from tune_gan.metrics.classifier import (
+    accuracy,
+    digest_of,
+    instrument_name,
+    load_classifier,
+    load_shipped,
+    recipe,
+    recipes,
+    to_bytes,
+    train_classifier,
+)
 from tune_gan.metrics.fourier import fourier_features
 from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import Instrument, Scorer, score_latents
 from tune_gan.places import data_root
 
+_log = logging.getLogger(__name__)
+
+FEATURES_FILE = "features.safetensors"
 _DIGITS_OF_NAME = 8
 
 
@@ -99,6 +115,36 @@ def floor_of(config: GanConfig, count: int, num_draws: int = 3) -> dict[str, Any
     return {"instrument": scorer_of(config).name(count), "num_samples": count, "scores": scores}
 
 
+def with_features(config: GanConfig, folder: Path) -> GanConfig:
+    """Return a configuration that names the classifier which a labelled folder is scored with.
+
+    That is ``features.safetensors`` of the run folder; where there is none, what the configuration
+    names; and where it names none, one that is trained now and written there, with its recipe and its
+    accuracy on the held-out images. Any other configuration comes back as it is.
+
+    Args:
+        config: The configuration.
+        folder: The folder of the run.
+
+    Raises:
+        DataError: if the folder of images cannot be loaded.
+        StorageError: if the file cannot be written.
+    """
+    path = folder / FEATURES_FILE
+    if not config.labelled or (config.weights is not None and not path.is_file()):
+        return config
+    if not path.is_file():
+        data = load_data(config)
+        assert data.train_labels is not None
+        assert data.held_out_labels is not None
+        _log.info("training a classifier on %s images for the score", f"{len(data.train):,}")
+        network = train_classifier(data.train, data.train_labels)
+        share = accuracy(network, data.held_out, data.held_out_labels)
+        _log.info("it tells the class of %.1f %% of the held-out images", 100 * share)
+        write_whole(path, to_bytes(network, {"recipe": recipe(), "held_out_accuracy": round(share, 4)}))
+    return config.model_copy(update={"weights": str(path.absolute())})
+
+
 def prepare(config: GanConfig) -> None:
     """Load what a run needs.
 
@@ -111,7 +157,8 @@ def prepare(config: GanConfig) -> None:
     if config.dataset == "folder":
         # What is missing is said before a hundred thousand images are decoded.
         list_folder(data_root(config.data_root))
-        load_mobilenet(Path(config.weights) if config.weights else None)
+        if not config.labelled:
+            load_mobilenet(Path(config.weights) if config.weights else None)
     BatchOrder(len(load_data(config).train), config.batch_size, config.seed)
     scorer_of(config)
 
@@ -126,33 +173,47 @@ def scorer_of(config: GanConfig) -> Scorer:
     """
     torch.set_num_threads(config.num_threads)
     root = data_root(config.data_root)
-    return load_scorer(config.dataset, root, config.image_size, config.weights)
+    return load_scorer(
+        config.dataset, root, config.image_size, weights=config.weights, labelled=config.labelled
+    )
 
 
 @lru_cache(maxsize=1)
-def load_scorer(dataset: str, root: Path, image_size: int | None, weights: str | None = None) -> Scorer:
+def load_scorer(
+    dataset: str,
+    root: Path,
+    image_size: int | None,
+    *,
+    weights: str | None = None,
+    labelled: bool = False,
+) -> Scorer:
     """Return the score of a data set.
 
     Labelled images are looked at by a classifier at the data set's own size. Real images go through
     `image_size` and back as generated ones do, so that what resizing takes away is missing on both
-    sides. A folder's images, which have no labels, are scored in ImageNet features.
+    sides. A folder's images are scored in ImageNet features where they have no labels.
 
     Args:
         dataset: The data set's name.
         root: Where its files lie, for MNIST, Fashion-MNIST and a folder.
         image_size: Height and width of the images to score; None for points.
-        weights: File of the ImageNet network's weights; None for torchvision's cache.
+        weights: File of the ImageNet network's weights, None for torchvision's cache; or, for a
+            labelled folder, of its classifier.
+        labelled: Whether the subfolders of a folder are classes.
 
     Raises:
         DataError: if the data set or the weights cannot be loaded.
     """
-    data = load_dataset(dataset, root, image_size)
+    data = load_dataset(dataset, root, image_size, labelled)
     if dataset == "circle":
         instrument = Instrument(
             "circle-fourier-v1",
             fourier_features,
             measures=lambda points: ring_measures(points, RING_RADIUS, RING_NOISE),
         )
+    elif labelled:
+        assert weights is not None
+        instrument = _own_instrument(data, Path(weights))
     elif dataset == "folder":
         instrument = _imagenet_instrument(data, weights)
     else:
@@ -168,6 +229,17 @@ def _shipped_instrument(data: Dataset, image_size: int | None) -> Instrument:
     # Somebody's own images under a known name.
     if (digest := digest_of(data.held_out)) != known["held_out_sha256"]:
         name += f"-{digest[:_DIGITS_OF_NAME]}"
+    return Instrument(name, network.features, network.classes)
+
+
+def _own_instrument(data: Dataset, weights: Path) -> Instrument:
+    network = load_classifier(weights)
+    assert data.held_out_labels is not None
+    num_classes = int(data.held_out_labels.max()) + 1
+    if network.convolutions[0].in_channels != 3 or network.classify.out_features < num_classes:
+        raise DataError(f"{weights} tells {network.classify.out_features} other classes of images")
+    images, own = (digest_of(part)[:_DIGITS_OF_NAME] for part in (data.held_out, weights.read_bytes()))
+    name = f"{instrument_name(f'folder-{images}')}-{own}"
     return Instrument(name, network.features, network.classes)
 
 

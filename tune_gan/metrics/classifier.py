@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as image_ops
@@ -120,9 +122,34 @@ def load_shipped(dataset: str) -> LeNet:
     return network.eval().requires_grad_(False)
 
 
-def to_bytes(network: LeNet) -> bytes:
-    """Return a classifier as the content of a safetensors file."""
-    return save(network.state_dict())
+@lru_cache(maxsize=4)
+def load_classifier(path: Path) -> LeNet:
+    """Return the classifier that `to_bytes` made the content of a file of.
+
+    Nothing in the file is executed.
+
+    Raises:
+        DataError: if there is no such file, or it holds no classifier.
+    """
+    try:
+        weights = load(path.read_bytes())
+        first, last = weights["convolutions.0.weight"], weights["classify.weight"]
+        size = 4 * math.isqrt(weights["convolutions.7.weight"].shape[1] // 32)
+        network = LeNet(size, len(last), first.shape[1])
+        network.load_state_dict(weights)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except (SafetensorError, KeyError, RuntimeError, IndexError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{path} holds no classifier of this program ({reason})") from None
+    if not all(bool(values.isfinite().all()) for values in weights.values()):
+        raise DataError(f"{path} holds weights that are not finite")
+    return network.eval().requires_grad_(False)
+
+
+def to_bytes(network: LeNet, about: dict[str, Any] | None = None) -> bytes:
+    """Return a classifier as the content of a safetensors file, with what is known of it beside."""
+    return save(network.state_dict(), {"about": json.dumps(about)} if about else None)
 
 
 def digest_of(content: bytes | Tensor) -> str:

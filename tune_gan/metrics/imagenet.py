@@ -43,7 +43,7 @@ def load_mobilenet(weights: Path | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = mobilenet_v2()
     try:
-        network.load_state_dict(_read_state(path))
+        network.load_state_dict(read_state(path))
     # The readers fail in many ways on a file that is something else, none of them documented, and what
     # they say of it may span a page and advise to execute it.
     except Exception as error:
@@ -105,7 +105,12 @@ def _cached_weights() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / _URL.rpartition("/")[2]
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a ``.pth`` or ``.safetensors`` file, executing nothing in it.
+
+    Raises:
+        Exception: many kinds, none of them documented, where the file is something else.
+    """
     if path.suffix == ".safetensors":
         return load_file(path)
     # torch warns of a pickle of another making before it refuses it.

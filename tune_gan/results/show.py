@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,25 @@ def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
         console.print(f"samples of the best: {folder / 'best_samples.png'}")
     console.print(f"train with it:       tune-gan train --config {config}")
     console.print(f"all trials:          tune-gan rank {shlex.quote(str(folder))}")
+
+
+def print_measurements(measured: Sequence[Any], as_json: bool) -> None:
+    """Print measures of a generator on the standard output.
+
+    Args:
+        measured: Each with ``metric, value, standard_error, instrument``.
+        as_json: As a JSON list, instead of a table.
+    """
+    if as_json:
+        print(json.dumps([vars(measurement) for measurement in measured], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (("metric", "left"), ("value", "right"), ("+-", "right"), ("by", "left")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for one in measured:
+        error = "" if one.standard_error is None else f"{one.standard_error:.2g}"
+        table.add_row(one.metric, f"{one.value:.4g}", error, one.instrument)
+    _table_console().print(table)
 
 
 def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.gan.scoring import with_features
 from tune_gan.results.confirmed import CONFIRMATION_FOLDER
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, num_ended, rank
@@ -54,6 +55,8 @@ def confirmation_spec(run: Path, top: int, num_seeds: int) -> SweepSpec:
         SweepFailedError: if no trial of the run is ranked.
     """
     spec = _spec_of(run)
+    # The run may have been moved, and its classifier with it.
+    gan = with_features(spec.gan, run.absolute())
     ranked = rank(load_results(run))
     best_trial(ranked)
     numbers = [int(n) for n in ranked[ranked["rank"].notna()]["trial"].head(top)]
@@ -63,6 +66,7 @@ def confirmation_spec(run: Path, top: int, num_seeds: int) -> SweepSpec:
     seeds = [spec.gan.seed + i for i in range(1, num_seeds + 1)]
     return spec.model_copy(
         update={
+            "gan": gan,
             "name": f"{spec.name[:_LONGEST_NAME]}-confirm",
             "constraints": [],
             "scheduler": SchedulerSettings(name="none"),

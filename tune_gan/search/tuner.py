@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
-from tune_gan.gan.scoring import floor_of, prepare, scorer_of
+from tune_gan.gan.scoring import FEATURES_FILE, floor_of, prepare, scorer_of, with_features
 from tune_gan.metrics.score import NUM_GENERATED
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, TRIALS_FILE, read_sweep
@@ -39,7 +39,7 @@ from tune_gan.search.warm_start import (
 )
 
 _log = logging.getLogger(__name__)
-_BEFORE_IT_BEGINS = {LOCK_FILE, WARM_START_FILE}
+_BEFORE_IT_BEGINS = {LOCK_FILE, WARM_START_FILE, FEATURES_FILE}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     _make_folder(folder)
     with locked(folder):
         try:
-            _prepare(spec, console)
+            spec = _prepare(spec, folder, console)
             require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray():
                 workers = num_workers(spec, ray.cluster_resources())
@@ -137,18 +137,21 @@ def resume_sweep(
     with locked(folder):
         study = SweepStudy(folder)
         _require_own_spec(folder, study.spec)
-        spec = changed_spec(study.spec, changes or {})
-        if spec != study.spec:
-            study.change_spec(spec)
-            write_whole(folder / "sweep.yaml", spec.to_yaml())
+        _take_over(study, changed_spec(study.spec, changes or {}))
         study.settle()
         if not _num_left(study):
             return SweepEnd(folder, 0, 0, "")
-        _prepare(spec, console)
+        _take_over(study, _prepare(study.spec, folder, console))
         with on_ray():
-            workers = num_workers(spec, ray.cluster_resources())
+            workers = num_workers(study.spec, ray.cluster_resources())
             note_resumption(folder)
             return _sweep(study, workers, console)
+
+
+def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
+    if spec != study.spec:
+        study.change_spec(spec)
+        write_whole(study.folder / "sweep.yaml", spec.to_yaml())
 
 
 def changed_spec(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
@@ -179,7 +182,8 @@ def _without_changes(spec: SweepSpec) -> dict[str, Any]:
     """Return what no `resume` changes."""
     values = spec.model_dump(mode="json", exclude={"budget"})
     values["search"].pop("num_trials")
-    values["gan"].pop("data_root")
+    for place in ("data_root", "weights"):
+        values["gan"].pop(place)
     return values
 
 
@@ -188,10 +192,12 @@ def _num_left(study: SweepStudy) -> int:
     return study.spec.num_trials - ended
 
 
-def _prepare(spec: SweepSpec, console: Console) -> None:
-    """Load the data here, once, before every trial needs them."""
+def _prepare(spec: SweepSpec, folder: Path, console: Console) -> SweepSpec:
+    """Load the data here, once, before every trial needs them; return the sweep with its classifier."""
     console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
+    spec = spec.model_copy(update={"gan": with_features(spec.gan, folder)})
     prepare(spec.gan)
+    return spec
 
 
 def _require_run_folder(folder: Path) -> None:
