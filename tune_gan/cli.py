@@ -206,6 +206,8 @@ def train(
         f"fid_proxy {result.untrained_fid_proxy:.4g} untrained, {result.fid_proxy:.4g} now, "
         f"best {result.best_fid_proxy:.4g} at iteration {result.best_iteration}"
     )
+    real = ", ".join(f"{score:.3g}" for score in result.real_fid_proxy)
+    print(f"real samples score {real}, by {result.instrument}")
     print(f"folder {folder}")
     print(f"samples {folder / 'samples.png'}")
     print(f"training as pictures {folder / 'training.gif'}")

@@ -168,9 +168,12 @@ def _floor_and_memorised_images(name: str, root: Path) -> None:
     thousand = scorer.score(data.train[order[:1000]].repeat(2, 1, 1, 1))
     ten = scorer.score(data.train[order[:10]].repeat(200, 1, 1, 1))
     print(f"\n{name}: fid_proxy of real images {floor.mean():.2f} +- {floor.std():.2f}")
-    for count, score in (("1,000", thousand), ("10", ten)):
+    hundred = scorer.score(data.train[order[:100]].repeat(20, 1, 1, 1))
+    for count, score in (("1,000", thousand), ("100", hundred), ("10", ten)):
         fid, coverage = score["fid_proxy"], score["coverage"]
         print(f"{name}: {count} real images repeated: {fid:.2f}, coverage {coverage:.2f}")
+        assert score["degenerate"]
+    assert not any(score["degenerate"] for score in floors)
     assert 0.1 < floor.mean() < 1.0
     assert min(score["coverage"] for score in floors) > 0.9
     # Of 2,000 real samples among 1,000 others, one lacks them among its 5 nearest with (2/3)^5.

@@ -16,9 +16,9 @@ from tune_gan.gan.data import load_data
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.sampling import save_best_samples
-from tune_gan.gan.scoring import generate, prepare, scorer_of, with_features
+from tune_gan.gan.scoring import floor_of, generate, prepare, scorer_of, with_features
 from tune_gan.gan.training import Report, ReportState, begin, iterate
-from tune_gan.metrics.score import score_latents
+from tune_gan.metrics.score import NUM_GENERATED, score_latents
 from tune_gan.places import with_whole_paths
 
 _NOT_IN_NAME = ("data_root", "weights", "device", "num_threads")
@@ -40,6 +40,7 @@ class TrainingResult:
         iteration: Iteration of the last report.
         time_s: Wall time of training and scoring, in seconds.
         instrument: What the scores were measured with: ``mnist-lenet-v1, N=2000``.
+        real_fid_proxy: What real training samples score, as many at a time, for each of three draws.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class TrainingResult:
     iteration: int
     time_s: float
     instrument: str
+    real_fid_proxy: list[float]
 
 
 def train(
@@ -114,6 +116,7 @@ def train(
         iteration=progress.iteration,
         time_s=progress.time_s,
         instrument=progress.instrument,
+        real_fid_proxy=floor_of(config, NUM_GENERATED)["scores"],
     )
     write_hyperparameters(folder, config, result.best_fid_proxy, result.fid_proxy)
     values = {name: value for name, value in asdict(result).items() if name != "folder"}

@@ -1,0 +1,150 @@
+"""What did a sweep find, and what did it cost? ``python -m analysis.study RUN [OTHER ...]``.
+
+Prints, for each run: its best score and what was spent on it; which hyperparameters mattered; and,
+where ``tune-gan confirm`` was run, the gain over the default with its interval, and the spread over
+seeds.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from scipy import stats
+
+from tune_gan.results.confirmed import load_confirmation
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import rank
+from tune_gan.results.trials import read_sweep, read_trials
+
+
+def costs(runs: Sequence[Path]) -> pd.DataFrame:
+    """Return what runs found and what they spent, a row a run.
+
+    Returns:
+        ``best`` score and ``default``, that of trial 0; ``trials`` begun and how many were ``stopped``
+        by the scheduler; ``iterations`` spent; and ``saved``, the share of what all these trials would
+        have taken to their last iteration.
+    """
+    rows = []
+    for run in runs:
+        table = load_results(run)
+        ranked = rank(table)
+        whole = len(table) * read_sweep(run)["gan"]["num_iterations"]
+        spent = int(table["iteration"].fillna(0).sum())
+        rows.append(
+            {
+                "run": run.name,
+                "best": ranked["best_fid_proxy"].iloc[0],
+                "default": table["best_fid_proxy"].iloc[0],
+                "trials": len(table),
+                "stopped": int((table["cause"] == "scheduler").sum()),
+                "iterations": spent,
+                "saved": 1 - spent / whole,
+            }
+        )
+    return pd.DataFrame(rows).set_index("run")
+
+
+def importances(run: Path) -> pd.Series:
+    """Return the share of the variance of log10 scores that each hyperparameter explains by itself.
+
+    By fANOVA (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html) as Optuna has it,
+    over the trials that came to their own end; fields that only some of these have are left out.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(run / "optuna_journal.log")))
+    (summary,) = storage.get_all_studies()
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    shares = get_param_importances(
+        study,
+        evaluator=FanovaImportanceEvaluator(seed=0),
+        target=lambda trial: math.log10(trial.values[0]),
+    )
+    count = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+    return pd.Series(shares, name=f"share of {count} trials")
+
+
+def gains(run: Path) -> pd.DataFrame | None:
+    """Return the gain of confirmed configurations over the default, None where nothing was confirmed.
+
+    Returns:
+        A row a configuration: ``mean`` score over seeds with its ``deviation``, ``lowest`` and
+        ``highest``; ``gain``, how many times lower the geometric mean is than the default's, with
+        ``low`` and ``high``, the 95 % interval by Welch's t on logarithms. Nothing for the default.
+    """
+    confirmed = load_confirmation(run)
+    if confirmed is None:
+        return None
+    table = confirmed.table.set_index("trial")
+    default = np.log(np.asarray(table["scores"][0]))
+    rows = []
+    for trial, row in table.iterrows():
+        own = np.log(row["scores"])
+        test = stats.ttest_ind(default, own, equal_var=False)
+        low, high = test.confidence_interval(0.95)
+        scores = np.exp(own)
+        rows.append(
+            {
+                "trial": trial,
+                "seeds": len(own),
+                "mean": scores.mean(),
+                "deviation": scores.std(ddof=1),
+                "lowest": scores.min(),
+                "highest": scores.max(),
+                **({} if trial == 0 else {"gain": math.exp(default.mean() - own.mean())}),
+                **({} if trial == 0 else {"low": math.exp(low), "high": math.exp(high)}),
+            }
+        )
+    return pd.DataFrame(rows).set_index("trial")
+
+
+def all_reports(run: Path) -> pd.DataFrame:
+    """Return every report of a run, a row each, with its trial's state, cause and searched fields."""
+    return pd.DataFrame(
+        [
+            {
+                "trial": t.number,
+                "trial_state": t.state.value,
+                "trial_cause": t.cause,
+                **t.values,
+                **report,
+            }
+            for t in read_trials(run)
+            for report in t.reports
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what the run folders that the command line names found."""
+    parser = argparse.ArgumentParser(description="What sweeps found, and what they cost.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a sweep")
+    parser.add_argument("--parquet", type=Path, help="folder to keep all reports in, a file a run")
+    options = parser.parse_args(arguments)
+    print(costs(options.runs).to_string(float_format="%.3g"))
+    for run in options.runs:
+        print(f"\n{run.name}: what mattered\n")
+        print(importances(run).to_string(float_format="%.2f"))
+        if (table := gains(run)) is not None:
+            print(f"\n{run.name}: confirmed\n")
+            print(table.to_string(float_format="%.4g", na_rep=""))
+        if options.parquet is not None:
+            options.parquet.mkdir(parents=True, exist_ok=True)
+            for part in (run, run / "confirm"):
+                if (part / "trials.jsonl").is_file():
+                    name = run.name if part == run else f"{run.name}-confirm"
+                    all_reports(part).to_parquet(
+                        options.parquet / f"{name}.parquet", compression="zstd"
+                    )
+
+
+if __name__ == "__main__":
+    main()
