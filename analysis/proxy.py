@@ -16,6 +16,7 @@ import pandas as pd
 from torch import Tensor
 
 from tune_gan.config import GanConfig
+from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.files import append_line, read_lines
 from tune_gan.gan.data import load_data, resize
 from tune_gan.gan.scoring import generate, scorer_of
@@ -23,7 +24,14 @@ from tune_gan.gan.training import Report, ReportState, iterate
 from tune_gan.metrics.frechet import FrechetReference
 from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
 from tune_gan.metrics.score import score_latents
-from tune_gan.results.trials import ListedTrial, TrialState, read_trials, trial_config
+from tune_gan.results.trials import (
+    ListedTrial,
+    TrialState,
+    best_report,
+    read_sweep,
+    read_trials,
+    trial_config,
+)
 
 AGES = (0.05, 0.1, 0.2, 0.5, 1.0)
 COUNTS = (500, 1000, 2000, 5000)
@@ -40,9 +48,10 @@ def measure_trial(config: GanConfig, weights: Path | None) -> list[dict[str, flo
         weights: File of MobileNetV2's weights; by default that in torchvision's cache.
 
     Returns:
-        For each age ``age, iteration``; ``fid_proxy N=...`` for `COUNTS`; ``coverage`` and ``kid`` of
-        2,000 samples; and the Fréchet distance of 5,000 to all held-out images in the features of
-        MobileNetV2, unscaled, on images resized to 48x48 and grey tiled to three channels.
+        For each age ``age, iteration``; ``fid_proxy N=...`` for `COUNTS`, each of other samples;
+        ``coverage`` and ``kid`` of 2,000 more; and the Fréchet distance of 5,000, those of N=5000, to
+        all held-out images in the features of MobileNetV2, unscaled, on images resized to 48x48 and
+        grey tiled to three channels.
     """
     scorer = scorer_of(config)
     held_out = resize(load_data(config).held_out, config.image_size)
@@ -54,17 +63,18 @@ def measure_trial(config: GanConfig, weights: Path | None) -> list[dict[str, flo
         iteration = int(report.metrics["iteration"])
         if iteration not in ages or report.state == ReportState.DIVERGED:
             continue
-        samples = _samples(config, report)
-        scores = {count: scorer.score(samples[:count]) for count in COUNTS}
-        row = {f"fid_proxy N={count}": score["fid_proxy"] for count, score in scores.items()}
-        row |= {name: scores[2000][name] for name in ("coverage", "kid")}
-        row[_IMAGENET] = reference.measure(features(_in_colour(samples))).value
+        # Each with latents of its own: else the noise of one draw would agree with itself.
+        samples = {count: _samples(config, report, count) for count in COUNTS}
+        row = {f"fid_proxy N={n}": scorer.score(part)["fid_proxy"] for n, part in samples.items()}
+        others = scorer.score(_samples(config, report, 2000, seed=1))
+        row |= {name: others[name] for name in ("coverage", "kid")}
+        row[_IMAGENET] = reference.measure(features(_in_colour(samples[5000]))).value
         rows.append({"age": ages[iteration], "iteration": iteration, **row})
     return rows
 
 
-def _samples(config: GanConfig, report: Report) -> Tensor:
-    latents = score_latents(config.latent_dim, max(COUNTS))
+def _samples(config: GanConfig, report: Report, count: int, seed: int | None = None) -> Tensor:
+    latents = score_latents(config.latent_dim, count, seed or count)
     return generate(report.training.scored_generator, latents)
 
 
@@ -74,6 +84,7 @@ def _in_colour(images: Tensor) -> Tensor:
 
 def measure_run(run: Path, num_trials: int, workers: int, weights: Path | None) -> pd.DataFrame:
     """Measure the first completed trials of a run, a row a generator, going on from what is there."""
+    _require_ages(GanConfig.parse(read_sweep(run)["gan"]))
     path = run / "proxy.jsonl"
     known = {line["trial"] for line in read_lines(path)[0]} if path.is_file() else set()
     trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED][:num_trials]
@@ -89,6 +100,15 @@ def measure_run(run: Path, num_trials: int, workers: int, weights: Path | None) 
     return pd.DataFrame(
         [{"trial": t.number, **row} for t in trials for row in measured.get(t.number, [])]
     )
+
+
+def _require_ages(config: GanConfig) -> None:
+    missed = [age for age in AGES if round(age * config.num_iterations) % config.report_every]
+    if missed:
+        raise ConfigError(
+            f"the run has no report at {', '.join(f'{age:.0%}' for age in missed)} of training "
+            f"(report_every {config.report_every} of {config.num_iterations}); take one that has"
+        )
 
 
 def agreement(generators: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +162,7 @@ def _scores_by_age(trials: Sequence[ListedTrial]) -> Iterator[dict[str, float]]:
         scores = {report["iteration"]: float(report["fid_proxy"]) for report in trial.reports}
         last = max(scores)
         by_age = {str(age): scores[round(age * last)] for age in AGES[:-1]}
-        yield {**by_age, "final": scores[last], "best": min(scores.values())}
+        yield {**by_age, "final": scores[last], "best": float(best_report(trial.reports)["fid_proxy"])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--weights", type=Path, help="MobileNetV2's weights, by default torchvision's cache"
     )
     options = parser.parse_args(arguments)
-    generators = measure_run(options.run, options.trials, options.workers, options.weights)
+    try:
+        generators = measure_run(options.run, options.trials, options.workers, options.weights)
+    except TuneGanError as error:
+        parser.error(str(error))
     print(
         f"\n{len(generators)} generators of {generators['trial'].nunique()} trials: {_OURS} against\n"
     )

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
+from optuna.distributions import FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import stats
 
 from tune_gan.results.confirmed import load_confirmation
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
-from tune_gan.results.trials import read_sweep, read_trials
+from tune_gan.results.trials import ABOVE_ALL, read_sweep, read_trials
+
+_LEAST_TRIALS = 30
+_NUM_BOOTSTRAPS = 30
 
 
 def costs(runs: Sequence[Path]) -> pd.DataFrame:
@@ -34,8 +38,10 @@ def costs(runs: Sequence[Path]) -> pd.DataFrame:
         have taken to their last iteration.
     """
     rows = []
-    for run in runs:
-        table = load_results(run)
+    tables = [load_results(run) for run in runs]
+    # Refuses scores that do not compare.
+    rank(pd.concat(tables))
+    for run, table in zip(runs, tables, strict=True):
         ranked = rank(table)
         whole = len(table) * read_sweep(run)["gan"]["num_iterations"]
         spent = int(table["iteration"].fillna(0).sum())
@@ -53,27 +59,55 @@ def costs(runs: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("run")
 
 
-def importances(run: Path) -> pd.Series:
+def importances(runs: Sequence[Path]) -> pd.DataFrame:
     """Return the share of the variance of log10 scores that each hyperparameter explains by itself.
 
     By fANOVA (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html) as Optuna has it,
-    over the trials that came to their own end; fields that only some of these have are left out.
+    over the trials of all runs that came to their own end with honest samples. Fields that only some of
+    them have are left out.
+
+    Returns:
+        A row a field: the median ``share`` over 30 bootstrap samples of the trials, and the range of
+        the middle 80 %, ``low`` to ``high``. The field ``noise`` is a random number: what is not
+        clearly above it has not been shown to matter. Empty under 30 trials, which are too few to say.
     """
+    trials = [trial for run in runs for trial in _complete(run)]
+    if len(trials) < _LEAST_TRIALS:
+        return pd.DataFrame(columns=["share", "low", "high"])
+    source = np.random.default_rng(0)
+    shares = pd.DataFrame([_shares(trials, source) for _ in range(_NUM_BOOTSTRAPS)])
+    table = shares.quantile([0.5, 0.1, 0.9]).T
+    table.columns = pd.Index(["share", "low", "high"])
+    return table.sort_values("share", ascending=False)
+
+
+def _complete(run: Path) -> list[FrozenTrial]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(run / "optuna_journal.log")))
     (summary,) = storage.get_all_studies()
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
-    shares = get_param_importances(
-        study,
-        evaluator=FanovaImportanceEvaluator(seed=0),
-        target=lambda trial: math.log10(trial.values[0]),
-    )
-    count = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
-    return pd.Series(shares, name=f"share of {count} trials")
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return [trial for trial in trials if trial.values[0] <= ABOVE_ALL]
+
+
+def _shares(trials: Sequence[FrozenTrial], source: np.random.Generator) -> dict[str, float]:
+    """Return the importances in a bootstrap sample of trials, each with a field of noise added."""
+    study = optuna.create_study(direction="minimize")
+    for index in source.integers(len(trials), size=len(trials)):
+        trial = trials[index]
+        study.add_trial(
+            create_trial(
+                value=math.log10(trial.values[0]),
+                params={**trial.params, "noise": source.random()},
+                distributions={**trial.distributions, "noise": FloatDistribution(0, 1)},
+            )
+        )
+    seed = int(source.integers(2**31))
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
 
 
 def gains(run: Path) -> pd.DataFrame | None:
-    """Return the gain of confirmed configurations over the default, None where nothing was confirmed.
+    """Return the gain of confirmed configurations over the default, None where that was not confirmed.
 
     Returns:
         A row a configuration: ``mean`` score over seeds with its ``deviation``, ``lowest`` and
@@ -84,9 +118,11 @@ def gains(run: Path) -> pd.DataFrame | None:
     if confirmed is None:
         return None
     table = confirmed.table.set_index("trial")
+    if table["seeds"][0] < 2:
+        return None
     default = np.log(np.asarray(table["scores"][0]))
     rows = []
-    for trial, row in table.iterrows():
+    for trial, row in table[table["seeds"] > 1].iterrows():
         own = np.log(row["scores"])
         test = stats.ttest_ind(default, own, equal_var=False)
         low, high = test.confidence_interval(0.95)
@@ -130,9 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parquet", type=Path, help="folder to keep all reports in, a file a run")
     options = parser.parse_args(arguments)
     print(costs(options.runs).to_string(float_format="%.3g"))
+    mattered = importances(options.runs)
+    print("\nwhat mattered: share of the variance of log10 fid_proxy, and its 80 % range\n")
+    if mattered.empty:
+        print(f"too few trials to say: fewer than {_LEAST_TRIALS} came to their own end")
+    else:
+        print(mattered.to_string(float_format="%.2f"))
     for run in options.runs:
-        print(f"\n{run.name}: what mattered\n")
-        print(importances(run).to_string(float_format="%.2f"))
         if (table := gains(run)) is not None:
             print(f"\n{run.name}: confirmed\n")
             print(table.to_string(float_format="%.4g", na_rep=""))

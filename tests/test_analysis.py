@@ -14,6 +14,8 @@ from analysis import proxy, study
 from tests.results.test_confirmed import write_confirmation
 from tests.results.test_results import write_run
 from tune_gan.config import GanConfig
+from tune_gan.search.spec import SweepSpec
+from tune_gan.search.study import SweepStudy
 
 _SCORES = [[9.0, 8.0, 6.0, 3.0], [5.0, 6.0, 4.0, 4.0], [7.0, 3.0, 2.0, 1.0], [8.0, 9.0, 8.0, 9.0]]
 _SWEEP = """
@@ -114,3 +116,40 @@ def test_all_reports_go_into_a_file_and_come_back(tmp_path: Path) -> None:
     assert read["fid_proxy"].tolist() == reports["fid_proxy"].tolist()
     first = json.loads((tmp_path / "run" / "trial_00000" / "result.json").read_text().splitlines()[0])
     assert read["fid_proxy"][0] == first["fid_proxy"]
+
+
+def _study(folder: Path, num_trials: int, seed: int = 0) -> Path:
+    """A run whose scores follow from the learning rate alone."""
+    spec = SweepSpec.parse(
+        {
+            "name": "test",
+            "gan": {"dataset": "circle", "num_iterations": 100, "report_every": 50},
+            "space": {
+                "gen_lr": {"log_uniform": [1e-5, 1e-2]},
+                "beta1": {"uniform": [0, 0.9]},
+            },
+            "search": {"num_trials": num_trials},
+        }
+    )
+    folder.mkdir()
+    sweep, source = SweepStudy(folder, spec), np.random.default_rng(seed)
+    for number in range(num_trials):
+        values = {"gen_lr": 10 ** source.uniform(-5, -2), "beta1": source.uniform(0, 0.9)}
+        sweep.add(values)
+        sweep.end(number, "completed", "", [math.log10(values["gen_lr"]) + 5.1])
+    return folder
+
+
+def test_what_mattered_stands_above_the_noise(tmp_path: Path) -> None:
+    runs = [_study(tmp_path / "one", 20, seed=1), _study(tmp_path / "other", 20, seed=2)]
+    table = study.importances(runs)
+    assert set(table.index) == {"gen_lr", "beta1", "noise"}
+    assert table.index[0] == "gen_lr"
+    shares = table["share"].to_dict()
+    assert shares["gen_lr"] > 0.7
+    assert table["low"].to_dict()["gen_lr"] > table["high"].to_dict()["noise"]
+    assert table["low"].to_dict()["beta1"] < table["high"].to_dict()["noise"]
+
+
+def test_of_few_trials_it_does_not_say_what_mattered(tmp_path: Path) -> None:
+    assert study.importances([_study(tmp_path / "run", 29)]).empty

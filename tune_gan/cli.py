@@ -182,6 +182,7 @@ def train(
     from tune_gan.gan.progress import TrainingProgress
     from tune_gan.gan.run_folder import default_folder
     from tune_gan.gan.run_folder import train as train_into
+    from tune_gan.results.floor import Floor
 
     _prepare_data(gan, download, strict)
     folder = (resume or out or default_folder(gan)).absolute()
@@ -205,9 +206,9 @@ def train(
     print(
         f"fid_proxy {result.untrained_fid_proxy:.4g} untrained, {result.fid_proxy:.4g} now, "
         f"best {result.best_fid_proxy:.4g} at iteration {result.best_iteration}"
+        + (", degenerate: samples that repeat a few or are all but of one class" * result.degenerate)
     )
-    real = ", ".join(f"{score:.3g}" for score in result.real_fid_proxy)
-    print(f"real samples score {real}, by {result.instrument}")
+    print(Floor(**result.real_samples).describe())
     print(f"folder {folder}")
     print(f"samples {folder / 'samples.png'}")
     print(f"training as pictures {folder / 'training.gif'}")
@@ -524,7 +525,8 @@ def _prepare_data(gan: GanConfig, download: bool, strict: bool) -> None:
     if download:
         from tune_gan.gan.data import download as fetch
 
-        fetch(gan.dataset, root)
+        if not gan.labelled:
+            fetch(gan.dataset, root)
     if strict:
         from tune_gan.gan.folder import load_folder
 

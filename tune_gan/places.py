@@ -7,6 +7,8 @@ from platformdirs import user_cache_path
 
 from tune_gan.config import GanConfig
 
+FEATURES_FILE = "features.safetensors"
+
 
 def cache_folder() -> Path:
     """Return the user's cache folder of this program."""
@@ -27,3 +29,17 @@ def with_whole_paths(config: GanConfig) -> GanConfig:
     if config.weights is not None:
         changes["weights"] = str(Path(config.weights).absolute())
     return config.model_copy(update=changes)
+
+
+def features_near(folder: Path) -> Path | None:
+    """Return the classifier that a run's labelled images are scored with, where the run made its own.
+
+    Args:
+        folder: The folder of the run, or of a trial, a checkpoint or a confirmation in it.
+    """
+    while True:
+        if (folder / FEATURES_FILE).is_file():
+            return (folder / FEATURES_FILE).absolute()
+        if folder.name not in ("checkpoint", "confirm") and not folder.name.startswith("trial_"):
+            return None
+        folder = folder.absolute().parent

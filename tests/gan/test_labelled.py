@@ -14,9 +14,11 @@ from tune_gan import train
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, ConfigError, DataError
 from tune_gan.gan.data import load_data, load_dataset
-from tune_gan.gan.scoring import FEATURES_FILE, load_scorer, scorer_of, with_features
+from tune_gan.gan.evaluation import evaluate
+from tune_gan.gan.scoring import load_scorer, scorer_of, with_features
 from tune_gan.gan.training import iterate
 from tune_gan.metrics.classifier import load_classifier
+from tune_gan.places import FEATURES_FILE, features_near
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,23 @@ def test_a_folder_that_was_moved_has_its_classifier_with_it(trained: Path, tmp_p
     moved = tmp_path / "moved"
     shutil.copytree(trained, moved)
     assert with_features(config, moved).weights == str(moved / FEATURES_FILE)
+    trained.rename(tmp_path / "gone")
+    try:
+        (coverage,) = evaluate(moved, ["coverage"], 100)
+    finally:
+        (tmp_path / "gone").rename(trained)
+    assert coverage.instrument.startswith("folder-")
+
+
+def test_a_run_s_classifier_is_found_from_all_that_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "run" / "confirm" / "trial_00003" / "checkpoint").mkdir(parents=True)
+    assert features_near(tmp_path / "run") is None
+    (tmp_path / FEATURES_FILE).touch()
+    assert features_near(tmp_path / "run" / "confirm" / "trial_00003" / "checkpoint") is None
+    file = tmp_path / "run" / FEATURES_FILE
+    file.touch()
+    for part in ("", "confirm", "confirm/trial_00003", "confirm/trial_00003/checkpoint"):
+        assert features_near(tmp_path / "run" / part) == file
 
 
 def test_a_checkpoint_of_another_classifier_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_gain_lines_without_a_gain(tmp_path: Path) -> None:
     )
     default_failed = write_run(tmp_path / "b", [TRIALS[3], TRIALS[1]])
     assert gain_line(rank(load_results(default_failed))) == (
-        "the default configuration (trial 0) has no score to compare with"
+        "the default configuration (trial 0) has no honest score to compare with"
     )
 
 
@@ -244,6 +244,23 @@ def test_a_report_of_honest_samples_is_better_than_any_of_degenerate_ones(run: P
     path.write_text(f"{first}\n{repeating}\n{third}\n")
     row = load_results(run).iloc[2]
     assert (row["best_fid_proxy"], row["best_iteration"], row["degenerate"]) == (9.0, 300, False)
+
+
+def test_degenerate_samples_are_on_no_front_with_honest_ones(tmp_path: Path) -> None:
+    sweep = SWEEP + "search: {objectives: [fid_proxy, train_time_s]}\n"
+    run = write_run(tmp_path / "run", [("completed", [s], "") for s in (2.0, 10.0, 20.0)], sweep)
+    _with(run, 0, degenerate=True)
+    for number in range(3):
+        _with(run, number, train_time_s=5.0)
+    ranked = rank(load_results(run)).set_index("trial")
+    assert ranked["pareto"].to_dict() == {1: True, 2: False, 0: False}
+
+
+def test_no_gain_is_claimed_over_a_degenerate_default(run: Path) -> None:
+    _with(run, 0, degenerate=True)
+    assert gain_line(rank(load_results(run))) == (
+        "the default configuration (trial 0) has no honest score to compare with"
+    )
 
 
 def test_where_all_are_degenerate_no_gain_is_claimed(run: Path) -> None:
@@ -660,6 +677,8 @@ def test_how_far_a_run_of_a_foreign_sweep_file_has_come(tmp_path: Path, search: 
         },
         "best_trial": 2,
         "best_fid_proxy": 5.0,
+        "degenerate": False,
+        "instrument": None,
     }
 
 

@@ -129,3 +129,17 @@ def test_catching_up_equals_having_judged(cut: int) -> None:
 def test_what_else_a_report_holds_does_not_matter() -> None:
     health = Health(HealthSettings(), 1)
     assert health.judge({**GOOD, "state": "running", "gen_loss": None}) == ("running", "")
+
+
+def test_degenerate_samples_are_never_the_best_that_a_trial_falls_from() -> None:
+    """A few memorised images score 2; the honest samples that follow are better, not worse."""
+    repeated = {**_report(2.0), "degenerate": True}
+    assert _states([repeated, repeated, GOOD, GOOD, GOOD]) == ["running"] * 5
+
+
+def test_a_fall_into_degenerate_samples_is_one() -> None:
+    *_, (state, cause) = _judge(
+        [GOOD, GOOD, {**GOOD, "degenerate": True}, {**GOOD, "degenerate": True}]
+    )
+    assert state == "stopped"
+    assert "fid_proxy 10 (degenerate) is over 3 times its best 10, " in cause

@@ -97,7 +97,7 @@ def write_hyperparameters(folder: Path, config: GanConfig, best: float, last: fl
     Args:
         folder: The run's folder.
         config: Its hyperparameters.
-        best: Its lowest `fid_proxy`.
+        best: The `fid_proxy` of its best report.
         last: The `fid_proxy` of its last report.
     """
     values = {

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
 from tune_gan.gan.data import load_data, resize
 from tune_gan.gan.sampling import load_generator
-from tune_gan.gan.scoring import generate, scorer_of
+from tune_gan.gan.scoring import generate, scorer_of, with_features
+from tune_gan.metrics.classifier import digest_of
 from tune_gan.metrics.inception import inception_distance, inception_weights
 from tune_gan.metrics.score import score_latents
 from tune_gan.settings import nearest
@@ -86,26 +89,31 @@ def evaluate(
         DataError: if the data set or weights cannot be loaded.
     """
     config, generator = load_generator(checkpoint)
+    config = with_features(config, checkpoint)
     if data_root is not None:
         config = config.model_copy(update={"data_root": str(data_root.absolute())})
     inception = _inception(config, weights) if "fid" in metrics else None
-    scorer = scorer_of(config)
     samples = generate(generator, score_latents(config.latent_dim, num_samples, _LATENT_SEED))
+    own = [name for name in metrics if name != "fid"]
+    measured = _measure(config, samples, own) if own else {}
+    if inception is not None:
+        real = resize(load_data(config).held_out, config.image_size)
+        value = inception_distance(samples, real, inception)
+        by = f"inception-{digest_of(inception.read_bytes())[:8]}, N={num_samples} against {len(real)}"
+        measured["fid"] = Measurement("fid", value, None, f"{by} of {config.dataset}")
+    return [measured[name] for name in dict.fromkeys(metrics)]
+
+
+def _measure(config: GanConfig, samples: Tensor, metrics: Sequence[str]) -> dict[str, Measurement]:
+    scorer = scorer_of(config)
     scores = scorer.score(samples)
-    measured = []
-    for name in dict.fromkeys(metrics):
-        if name == "fid":
-            assert inception is not None
-            real = resize(load_data(config).held_out, config.image_size)
-            value = inception_distance(samples, real, inception)
-            by = f"inception-2015-12-05, N={num_samples} against {len(real)}"
-            measured.append(Measurement(name, value, None, by))
-            continue
+    measured = {}
+    for name in metrics:
         if name not in scores:
             known = ", ".join(metric for metric in METRICS if metric in scores)
             raise ConfigError(f"{name} is not measured on {config.dataset}; valid there: {known}")
         error = scores["fid_proxy_se"] if name == "fid_proxy" else None
-        measured.append(Measurement(name, scores[name], error, scorer.name(num_samples)))
+        measured[name] = Measurement(name, scores[name], error, scorer.name(len(samples)))
     return measured
 
 

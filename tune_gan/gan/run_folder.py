@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError, StorageError, TuneGanError
@@ -40,7 +41,8 @@ class TrainingResult:
         iteration: Iteration of the last report.
         time_s: Wall time of training and scoring, in seconds.
         instrument: What the scores were measured with: ``mnist-lenet-v1, N=2000``.
-        real_fid_proxy: What real training samples score, as many at a time, for each of three draws.
+        degenerate: Whether even the best samples are degenerate.
+        real_samples: What real training samples score, as `floor_of` returns it.
     """
 
     folder: Path
@@ -53,7 +55,8 @@ class TrainingResult:
     iteration: int
     time_s: float
     instrument: str
-    real_fid_proxy: list[float]
+    degenerate: bool
+    real_samples: dict[str, Any]
 
 
 def train(
@@ -116,7 +119,8 @@ def train(
         iteration=progress.iteration,
         time_s=progress.time_s,
         instrument=progress.instrument,
-        real_fid_proxy=floor_of(config, NUM_GENERATED)["scores"],
+        degenerate=best.degenerate,
+        real_samples=floor_of(config, NUM_GENERATED),
     )
     write_hyperparameters(folder, config, result.best_fid_proxy, result.fid_proxy)
     values = {name: value for name, value in asdict(result).items() if name != "folder"}

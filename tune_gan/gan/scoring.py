@@ -39,11 +39,10 @@ from tune_gan.metrics.fourier import fourier_features
 from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import Instrument, Scorer, score_latents
-from tune_gan.places import data_root
+from tune_gan.places import FEATURES_FILE, data_root, features_near
 
 _log = logging.getLogger(__name__)
 
-FEATURES_FILE = "features.safetensors"
 _DIGITS_OF_NAME = 8
 
 
@@ -118,22 +117,23 @@ def floor_of(config: GanConfig, count: int, num_draws: int = 3) -> dict[str, Any
 def with_features(config: GanConfig, folder: Path) -> GanConfig:
     """Return a configuration that names the classifier which a labelled folder is scored with.
 
-    That is ``features.safetensors`` of the run folder; where there is none, what the configuration
-    names; and where it names none, one that is trained now and written there, with its recipe and its
-    accuracy on the held-out images. Any other configuration comes back as it is.
+    That is ``features.safetensors`` of the run, wherever that lies now; where there is none, what the
+    configuration names; and where it names none, one that is trained now and written there, with its
+    recipe and its accuracy on the held-out images. Any other configuration comes back as it is.
 
     Args:
         config: The configuration.
-        folder: The folder of the run.
+        folder: As `features_near` takes it.
 
     Raises:
         DataError: if the folder of images cannot be loaded.
         StorageError: if the file cannot be written.
     """
-    path = folder / FEATURES_FILE
-    if not config.labelled or (config.weights is not None and not path.is_file()):
+    path = features_near(folder)
+    if not config.labelled or (config.weights is not None and path is None):
         return config
-    if not path.is_file():
+    if path is None:
+        path = (folder / FEATURES_FILE).absolute()
         data = load_data(config)
         assert data.train_labels is not None
         assert data.held_out_labels is not None
@@ -142,7 +142,7 @@ def with_features(config: GanConfig, folder: Path) -> GanConfig:
         share = accuracy(network, data.held_out, data.held_out_labels)
         _log.info("it tells the class of %.1f %% of the held-out images", 100 * share)
         write_whole(path, to_bytes(network, {"recipe": recipe(), "held_out_accuracy": round(share, 4)}))
-    return config.model_copy(update={"weights": str(path.absolute())})
+    return config.model_copy(update={"weights": str(path)})
 
 
 def prepare(config: GanConfig) -> None:

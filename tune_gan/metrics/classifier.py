@@ -139,7 +139,7 @@ def load_classifier(path: Path) -> LeNet:
         network.load_state_dict(weights)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except (SafetensorError, KeyError, RuntimeError, IndexError, ValueError) as error:
+    except (SafetensorError, KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DataError(f"{path} holds no classifier of this program ({reason})") from None
     if not all(bool(values.isfinite().all()) for values in weights.values()):

@@ -71,11 +71,14 @@ def inception_distance(generated: Tensor, real: Tensor, weights: Path) -> float:
     # torch-fidelity would execute what a stranger put into the file; what is written here is ours.
     with tempfile.TemporaryDirectory(prefix="tune-gan-") as folder:
         own = Path(folder) / _FILE_NAME
-        try:
-            torch.save(read_state(weights), own)
         # The reader fails in many undocumented ways on a file that is something else.
+        try:
+            state = read_state(weights)
         except Exception:
             raise _no_weights(weights) from None
+        if not isinstance(state, dict):
+            raise _no_weights(weights)
+        torch.save(state, own)
         try:
             values = calculate_metrics(
                 input1=_Images(generated),
@@ -87,7 +90,9 @@ def inception_distance(generated: Tensor, real: Tensor, weights: Path) -> float:
                 feature_extractor_weights_path=str(own),
                 verbose=sys.stderr.isatty(),
             )
-        except (RuntimeError, TypeError, AttributeError):
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
             raise _no_weights(weights) from None
     return float(values["frechet_inception_distance"])
 

@@ -97,7 +97,8 @@ class Scorer:
         }
         if samples.dim() == 2:
             del scores["distinct"]
-        if self.instrument.classes is not None:
+        # A classifier may be so poor that it finds one class among the real ones, too.
+        if self.instrument.classes is not None and self._real_entropy > 0:
             scores["class_entropy"] = self._class_entropy(features) / self._real_entropy
         scores["degenerate"] = is_degenerate(scores)
         return scores | (self.instrument.measures(samples) if self.instrument.measures else {})
@@ -119,7 +120,7 @@ class Scorer:
             "coverage": 0.0,
             "density": 0.0,
             "spread": 0.0,
-            "degenerate": False,
+            "degenerate": True,
         }
 
 

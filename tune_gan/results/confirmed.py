@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tune_gan.errors import RunFolderError
+from tune_gan.errors import IncomparableError, RunFolderError
 from tune_gan.results.floor import Floor, read_floor
 from tune_gan.results.trials import (
     TRIALS_FILE,
@@ -60,6 +60,7 @@ def load_confirmation(run: Path) -> Confirmed | None:
 
     Raises:
         RunFolderError: if its folder is damaged.
+        IncomparableError: if its scores were measured with different instruments.
     """
     folder = run / CONFIRMATION_FOLDER
     if not (folder / TRIALS_FILE).is_file():
@@ -81,7 +82,12 @@ def load_confirmation(run: Path) -> Confirmed | None:
     table = _ranked(pd.DataFrame(rows))
     ended = sum(t.state not in (TrialState.RUNNING, TrialState.PENDING) for t in trials)
     names = {str(t.reports[-1].get("rescored_by", "")) for t in trials if t.reports} - {""}
-    instrument = names.pop() if len(names) == 1 else ""
+    if len(names) > 1:
+        raise IncomparableError(
+            f"scores of different instruments do not compare ({'; '.join(sorted(names))}); remove "
+            f"{folder} and confirm again"
+        )
+    instrument = names.pop() if names else ""
     return Confirmed(table, read_floor(folder), instrument, total - ended, num_ended)
 
 

@@ -11,7 +11,7 @@ from tune_gan.results.trials import (
     TRIALS_FILE,
     ListedTrial,
     best_report,
-    number,
+    finite,
     objective_of,
     read_sweep,
     read_trials,
@@ -91,7 +91,7 @@ def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
         row |= {
             "best_fid_proxy": best["fid_proxy"],
             "best_iteration": best["iteration"],
-            "fid_proxy_se": number(best, "fid_proxy_se"),
+            "fid_proxy_se": finite(best, "fid_proxy_se"),
             "degenerate": best.get("degenerate") is True,
             "fid_proxy": trial.reports[-1]["fid_proxy"],
             "iteration": trial.reports[-1]["iteration"],

@@ -9,7 +9,7 @@ import pandas as pd
 from tune_gan.errors import IncomparableError, SweepFailedError
 from tune_gan.results.confirmed import Confirmed, load_confirmation
 from tune_gan.results.load import COLUMNS, load_results
-from tune_gan.results.trials import SECOND_OBJECTIVES, TrialState, trial_folder
+from tune_gan.results.trials import ABOVE_ALL, SECOND_OBJECTIVES, TrialState, trial_folder
 
 _ORDER_OF_STATES = [
     [TrialState.COMPLETED, TrialState.STOPPED],
@@ -115,7 +115,8 @@ def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[b
     """
     completed = ranked["state"] == TrialState.COMPLETED
     sign = -1.0 if more_is_better else 1.0
-    points = list(zip(ranked["best_fid_proxy"], sign * ranked[second], completed, strict=True))
+    scores = ranked["best_fid_proxy"] + ABOVE_ALL * ranked["degenerate"].astype("Float64").fillna(0)
+    points = list(zip(scores.astype(float), sign * ranked[second], completed, strict=True))
     return [
         bool(
             done
@@ -189,6 +190,7 @@ def choose(run: Path) -> Choice:
         f"by its best fid_proxy, {best['best_fid_proxy']:.6g} at iteration {best['best_iteration']}, "
         "of one seed"
         + (f", by {best['instrument']}" if best["instrument"] else "")
+        + ("; its samples are degenerate" if best["degenerate"] else "")
         + (f"; tied with {tied} in the noise of the score" if tied else ""),
     )
 
@@ -213,8 +215,9 @@ def best_trial_folder(run: Path) -> Path:
 
 
 def gain_over_default(ranked: pd.DataFrame) -> Gain | None:
-    """Return the gain of the best trial over trial 0, or None where either has no rank."""
-    default = ranked[(ranked["trial"] == 0) & ranked["rank"].notna()]
+    """Return the gain of the best trial over trial 0, or None where that has no honest score."""
+    is_honest = ranked["rank"].notna() & ~ranked["degenerate"].fillna(value=True)
+    default = ranked[(ranked["trial"] == 0) & is_honest]
     if default.empty:
         return None
     return Gain(float(default["best_fid_proxy"].iloc[0]), float(ranked["best_fid_proxy"].iloc[0]))

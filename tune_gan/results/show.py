@@ -86,7 +86,8 @@ def status_record(run: Path) -> dict[str, Any]:
 
     Returns:
         ``trials``, how many the sweep has in all, None for a grid; ``states``, how many are in which
-        state; ``best_trial`` and ``best_fid_proxy`` of those that have a rank so far, else None.
+        state; ``best_trial``, its ``best_fid_proxy``, whether that is ``degenerate``, and its
+        ``instrument``, of those that have a rank so far, else None.
 
     Raises:
         RunFolderError: if the folder is no run folder.
@@ -101,6 +102,8 @@ def status_record(run: Path) -> dict[str, Any]:
         "states": counts,
         "best_trial": None if best is None else int(best["trial"]),
         "best_fid_proxy": None if best is None else float(best["best_fid_proxy"]),
+        "degenerate": None if best is None else bool(best["degenerate"]),
+        "instrument": None if best is None else best["instrument"],
     }
 
 
@@ -119,7 +122,10 @@ def print_status(run: Path, at_work: str | None, as_json: bool) -> None:
     states = ", ".join(f"{n} {state}" for state, n in record["states"].items()) or "none has begun"
     print(f"trials: {states}" + (f", of {record['trials']} in all" if record["trials"] else ""))
     if record["best_trial"] is not None:
-        print(f"best:   fid_proxy {record['best_fid_proxy']:.4g} by trial {record['best_trial']}")
+        mark = " (degenerate)" if record["degenerate"] else ""
+        by = f", measured by {record['instrument']}" if record["instrument"] else ""
+        score = f"fid_proxy {record['best_fid_proxy']:.4g}{mark}"
+        print(f"best:   {score} by trial {record['best_trial']}{by}")
     ended = sum(n for state, n in record["states"].items() if state not in ("running", "pending"))
     go_on = "" if ended == record["trials"] else f"; tune-gan resume {shlex.quote(str(run))} goes on"
     print(f"at work: {at_work or 'nobody' + go_on}")
@@ -136,7 +142,7 @@ def gain_line(ranked: pd.DataFrame) -> str:
         return "the default configuration (trial 0) is the best"
     gain = gain_over_default(ranked)
     if gain is None:
-        return "the default configuration (trial 0) has no score to compare with"
+        return "the default configuration (trial 0) has no honest score to compare with"
     default = ranked[ranked["trial"] == 0].iloc[0]
     tied = default["tied_with"] == best["trial"]
     return (

@@ -11,6 +11,7 @@ from typing import Any
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import read_lines
+from tune_gan.places import features_near
 from tune_gan.settings import read_yaml
 
 TRIALS_FILE = "trials.jsonl"
@@ -21,7 +22,7 @@ METRIC = "best_ranking_score"
 SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
 
 # Above every score.
-_ABOVE_ALL = 1e6
+ABOVE_ALL = 1e6
 _MOST_ITERATIONS = 10**15
 _LARGEST_NUMBER = 1e300
 
@@ -60,7 +61,7 @@ class ListedTrial:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """Return the resolved spec of a run, as `sweep.yaml` holds it.
+    """Return the resolved spec of a run, as `sweep.yaml` holds it, with its classifier where it is now.
 
     Raises:
         RunFolderError: if there is none, or it is damaged.
@@ -77,6 +78,9 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise RunFolderError(f"{path} is damaged: {reason}") from None
+    if gan.get("labelled") is True and (features := features_near(folder)):
+        # The run may have been moved.
+        gan["weights"] = str(features)
     return spec  # type: ignore[no-any-return]
 
 
@@ -140,13 +144,13 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         if (
             type(iteration) is int
             and 0 < iteration < _MOST_ITERATIONS
-            and number(report, "fid_proxy") is not None
+            and finite(report, "fid_proxy") is not None
         ):
             reports[iteration] = report
     return [reports[iteration] for iteration in sorted(reports)]
 
 
-def number(report: Mapping[str, Any], name: str) -> float | None:
+def finite(report: Mapping[str, Any], name: str) -> float | None:
     """Return a field of a report if it is a finite number, as what a stranger wrote need not be."""
     value = report.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -164,12 +168,12 @@ def ranking_score(report: Mapping[str, Any]) -> float:
         report: A report with a score; one that does not say whether it is degenerate counts as honest.
     """
     score = float(report["fid_proxy"])
-    return score + _ABOVE_ALL if report.get("degenerate") is True else score
+    return score + ABOVE_ALL if report.get("degenerate") is True else score
 
 
 def describe_score(score: float) -> str:
     """Say in words what `ranking_score` returned."""
-    return f"{score:.4g}" if score <= _ABOVE_ALL else f"{score - _ABOVE_ALL:.4g} (degenerate)"
+    return f"{score:.4g}" if score <= ABOVE_ALL else f"{score - ABOVE_ALL:.4g} (degenerate)"
 
 
 def best_report(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -185,7 +189,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         name: ``train_time_s``, seconds of training; or ``samples_per_s``, real samples a second of
             training, over the whole trial.
     """
-    timed = [r for r in reports if number(r, "train_time_s") is not None]
+    timed = [r for r in reports if finite(r, "train_time_s") is not None]
     if not timed or not timed[-1]["train_time_s"]:
         return None
     total = float(timed[-1]["train_time_s"])
@@ -193,7 +197,7 @@ def objective_of(reports: Sequence[Mapping[str, Any]], name: str) -> float | Non
         return total
     samples, before = 0.0, 0.0
     for report in timed:
-        rate = number(report, "samples_per_s") or 0.0
+        rate = finite(report, "samples_per_s") or 0.0
         samples += rate * (report["train_time_s"] - before)
         before = report["train_time_s"]
     return samples / total

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tune_gan.results.trials import describe_score, ranking_score
 from tune_gan.search.spec import HealthSettings
 
 
@@ -31,7 +32,7 @@ class Health:
         Returns:
             ``running``, ``collapsed`` or ``stopped``, and why.
         """
-        score, coverage, spread = report["fid_proxy"], report["coverage"], report["spread"]
+        score, coverage, spread = ranking_score(report), report["coverage"], report["spread"]
         settings, judged = self._settings, self._seen >= self._grace_period
         low_coverage = coverage < min(settings.min_coverage, self._best_coverage / 2)
         collapsed = judged and (low_coverage or spread < settings.min_spread)
@@ -51,7 +52,7 @@ class Health:
             )
         if self._past_its_best >= settings.evaluations:
             return "stopped", (
-                f"collapsed late: fid_proxy {score:.4g} is over {ratio:g} times its best {best:.4g}, "
-                f"{settings.evaluations} evaluations in a row"
+                f"collapsed late: fid_proxy {describe_score(score)} is over {ratio:g} times its best "
+                f"{describe_score(best)}, {settings.evaluations} evaluations in a row"
             )
         return "running", ""

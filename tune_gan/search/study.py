@@ -24,6 +24,7 @@ from tune_gan.results.trials import (
     METRIC,
     TRIALS_FILE,
     ListedTrial,
+    finite,
     objective_of,
     ranking_score,
     read_trials,
@@ -391,7 +392,8 @@ def running_best(reports: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     scores, best = {}, float("inf")
     for i, report in enumerate(reports, start=1):
         best = min(best, ranking_score(report))
-        scores[int(report.get("evaluation", i))] = float(report.get(METRIC, best))
+        told = finite(report, METRIC)
+        scores[int(report.get("evaluation", i))] = best if told is None else told
     return scores
 
 

@@ -168,8 +168,8 @@ class Curves(tune.Callback):
                 self._writers[trial.trial_id] = SummaryWriter(str(folder))
             writer = self._writers[trial.trial_id]
             for name, value in result.items():
-                if isinstance(value, float) and name in _REPORTED:
-                    writer.add_scalar(name, value, result["iteration"])
+                if isinstance(value, float | bool) and name in _REPORTED:
+                    writer.add_scalar(name, float(value), result["iteration"])
             writer.flush()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -202,6 +202,7 @@ _REPORTED = (
     "coverage",
     "density",
     "distinct",
+    "degenerate",
     "class_entropy",
     "spread",
     "radial_error",

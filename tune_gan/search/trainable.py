@@ -87,7 +87,7 @@ def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
         reached, past = 0, keep_reports_until(folder / REPORTS_FILE, 0)
     if past:
         # Tune may not have heard of it.
-        tune.report(past[-1])
+        tune.report({METRIC: min(map(ranking_score, past)), **past[-1]})
         if past[-1]["state"] != "running":
             return
     health = Health(spec.health, spec.grace_period)
@@ -147,7 +147,7 @@ def _iteration_of(checkpoint: Path) -> tuple[int, str]:
 def _ends_at(reports: list[dict[str, Any]], iteration: int) -> bool:
     """Return whether the reports are whole up to the checkpoint's iteration."""
     last = reports[-1] if reports else {}
-    needed = ("evaluation", "state", "cause", "fid_proxy", METRIC, "coverage", "spread")
+    needed = ("evaluation", "state", "cause", "fid_proxy", "best_fid_proxy", "coverage", "spread")
     return last.get("iteration") == iteration and all(name in last for name in needed)
 
 

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
-from tune_gan.gan.scoring import FEATURES_FILE, floor_of, prepare, scorer_of, with_features
+from tune_gan.gan.scoring import floor_of, prepare, scorer_of, with_features
 from tune_gan.metrics.score import NUM_GENERATED
+from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, TRIALS_FILE, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray
@@ -92,6 +93,8 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     _make_folder(folder)
     with locked(folder):
         try:
+            # Left behind by a sweep that was killed before it began, perhaps of other images.
+            (folder / FEATURES_FILE).unlink(missing_ok=True)
             spec = _prepare(spec, folder, console)
             require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray():
