@@ -89,6 +89,7 @@ WRONG_INPUT: list[tuple[list[str], str]] = [
     (["sample", "missing"], "no checkpoint at missing"),
     (["score", "missing"], "no checkpoint at missing"),
     (["score", "missing", "--metrics", "kidd"], "no metric 'kidd'; did you mean kid? valid: fid_proxy"),
+    (["score", "missing", "--weights", "x"], "--weights goes with the metric fid, not fid_proxy,kid,"),
     (["score", "missing", "-n", "20000"], "should be less than or equal to 10000"),
     (["sample", "empty", "-n", "0"], "greater than or equal to 1"),
     (["presets", "show", "vanila"], "no preset 'vanila'; did you mean vanilla?"),

@@ -486,6 +486,8 @@ def score(
     from tune_gan.gan.evaluation import evaluate, parse_metrics
 
     names = parse_metrics(metrics)
+    if weights is not None and "fid" not in names:
+        raise ConfigError(f"--weights goes with the metric fid, not {metrics}; add it, or leave it out")
     if (checkpoint / "sweep.yaml").is_file():
         from tune_gan.results.ranking import best_trial_folder
 

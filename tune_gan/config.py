@@ -265,7 +265,7 @@ class GanConfig(Settings):
         if self.weights is not None and self.dataset != "folder":
             raise ConfigError(f"weights go with dataset folder, not {self.dataset}")
         if self.labelled and self.dataset != "folder":
-            raise ConfigError(f"labelled goes with dataset folder, not {self.dataset}")
+            raise ConfigError(f"labelled goes with dataset folder, not {self.dataset}; leave it out")
         if self.disc_logits > 1 and self.architecture != "mlp":
             raise ConfigError(
                 f"disc_logits {self.disc_logits} goes with architecture mlp, not {self.architecture}"

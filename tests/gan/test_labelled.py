@@ -184,5 +184,5 @@ def test_a_single_class(images: Path, config: GanConfig, tmp_path: Path) -> None
 
 
 def test_labelled_goes_with_a_folder() -> None:
-    with pytest.raises(ConfigError, match="labelled goes with dataset folder, not mnist"):
+    with pytest.raises(ConfigError, match="labelled goes with dataset folder, not mnist; leave it out"):
         GanConfig.parse({"labelled": True})
