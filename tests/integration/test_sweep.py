@@ -61,6 +61,15 @@ def _study(run: Path) -> optuna.Study:
     return optuna.load_study(study_name=run.name, storage=storage)
 
 
+def test_workers_import_the_program_and_not_what_lies_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "tune_gan").mkdir()
+    (tmp_path / "tune_gan" / "__init__.py").write_text("raise ImportError('another one')\n")
+    changes = ["--num-trials", "1", "--set", "num_iterations=10", "--set", "report_every=10"]
+    result = tune_gan("sweep", "circle", *changes, "--out", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "completed" in result.stdout
+
+
 def test_a_sweep_from_one_command_to_the_trained_winner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,12 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
 
+import tune_gan
 from tune_gan.errors import ConfigError
 from tune_gan.search.spec import SweepSpec
 
@@ -71,9 +72,15 @@ def _start_ray() -> bool:
     _require_answer(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        # Workers look for modules first where Ray was started: not in the user's folder, where another
+        # tune_gan may lie, such as the checkout that this one was installed from.
+        with chdir(Path(tune_gan.__file__).parents[1]):
+            ray.init(
+                address=address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"Ray cannot be reached at RAY_ADDRESS={address} ({reason})") from None
