@@ -7,7 +7,7 @@ seeds.
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,15 @@ import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
 from tune_gan.results.confirmed import load_confirmation
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
-from tune_gan.results.trials import ABOVE_ALL, read_sweep, read_trials
+from tune_gan.results.trials import ListedTrial, TrialState, read_sweep, read_trials
+from tune_gan.search.space import Distribution
+from tune_gan.search.spec import SweepSpec
 
 _LEAST_TRIALS = 30
 _NUM_BOOTSTRAPS = 30
@@ -59,47 +59,55 @@ def costs(runs: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("run")
 
 
-def importances(runs: Sequence[Path]) -> pd.DataFrame:
+def importances(runs: Sequence[Path]) -> tuple[pd.DataFrame, int]:
     """Return the share of the variance of log10 scores that each hyperparameter explains by itself.
 
-    By fANOVA (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html) as Optuna has it,
-    over the trials of all runs that came to their own end with honest samples. Fields that only some of
-    them have are left out.
+    By fANOVA (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html) as Optuna has it.
+    Scores compare at equal training lengths alone, so that of a trial is its best up to the last
+    iteration that all have reached: the last of all without a scheduler, else the first rung's. Trials
+    that diverged or failed are left out, and so are fields that only some trials have.
+
+    Args:
+        runs: Runs that search the same space.
 
     Returns:
         A row a field: the median ``share`` over 30 bootstrap samples of the trials, and the range of
         the middle 80 %, ``low`` to ``high``. The field ``noise`` is a random number: what is not
         clearly above it has not been shown to matter. Empty under 30 trials, which are too few to say.
+        Then the iteration.
     """
-    trials = [trial for run in runs for trial in _complete(run)]
+    states = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.COLLAPSED)
+    trials = [trial for run in runs for trial in read_trials(run) if trial.state in states]
+    iteration = min((trial.reports[-1]["iteration"] for trial in trials), default=0)
     if len(trials) < _LEAST_TRIALS:
-        return pd.DataFrame(columns=["share", "low", "high"])
+        return pd.DataFrame(columns=["share", "low", "high"]), iteration
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SweepSpec.from_yaml(runs[0] / "sweep.yaml").space
+    points = [_point(trial, space, iteration) for trial in trials]
     source = np.random.default_rng(0)
-    shares = pd.DataFrame([_shares(trials, source) for _ in range(_NUM_BOOTSTRAPS)])
+    shares = pd.DataFrame([_shares(points, source) for _ in range(_NUM_BOOTSTRAPS)])
     table = shares.quantile([0.5, 0.1, 0.9]).T
     table.columns = pd.Index(["share", "low", "high"])
-    return table.sort_values("share", ascending=False)
+    return table.sort_values("share", ascending=False), iteration
 
 
-def _complete(run: Path) -> list[FrozenTrial]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(run / "optuna_journal.log")))
-    (summary,) = storage.get_all_studies()
-    study = optuna.load_study(study_name=summary.study_name, storage=storage)
-    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    return [trial for trial in trials if trial.values[0] <= ABOVE_ALL]
+def _point(trial: ListedTrial, space: Mapping[str, Distribution], iteration: int) -> FrozenTrial:
+    inside = {name: v for name, v in trial.values.items() if name in space and space[name].contains(v)}
+    score = min(r["fid_proxy"] for r in trial.reports if r["iteration"] <= iteration)
+    distributions = {name: space[name].to_optuna() for name in inside}
+    return create_trial(value=math.log10(score), params=inside, distributions=distributions)
 
 
-def _shares(trials: Sequence[FrozenTrial], source: np.random.Generator) -> dict[str, float]:
+def _shares(points: Sequence[FrozenTrial], source: np.random.Generator) -> dict[str, float]:
     """Return the importances in a bootstrap sample of trials, each with a field of noise added."""
     study = optuna.create_study(direction="minimize")
-    for index in source.integers(len(trials), size=len(trials)):
-        trial = trials[index]
+    for index in source.integers(len(points), size=len(points)):
+        point = points[index]
         study.add_trial(
             create_trial(
-                value=math.log10(trial.values[0]),
-                params={**trial.params, "noise": source.random()},
-                distributions={**trial.distributions, "noise": FloatDistribution(0, 1)},
+                value=point.value,
+                params={**point.params, "noise": source.random()},
+                distributions={**point.distributions, "noise": FloatDistribution(0, 1)},
             )
         )
     seed = int(source.integers(2**31))
@@ -166,10 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parquet", type=Path, help="folder to keep all reports in, a file a run")
     options = parser.parse_args(arguments)
     print(costs(options.runs).to_string(float_format="%.3g"))
-    mattered = importances(options.runs)
-    print("\nwhat mattered: share of the variance of log10 fid_proxy, and its 80 % range\n")
+    mattered, iteration = importances(options.runs)
+    print(
+        f"\nwhat mattered to fid_proxy at iteration {iteration}: share of the variance of its log10\n"
+    )
     if mattered.empty:
-        print(f"too few trials to say: fewer than {_LEAST_TRIALS} came to their own end")
+        print(f"fewer than {_LEAST_TRIALS} trials are too few to say")
     else:
         print(mattered.to_string(float_format="%.2f"))
     for run in options.runs:

@@ -14,8 +14,7 @@ from analysis import proxy, study
 from tests.results.test_confirmed import write_confirmation
 from tests.results.test_results import write_run
 from tune_gan.config import GanConfig
-from tune_gan.search.spec import SweepSpec
-from tune_gan.search.study import SweepStudy
+from tune_gan.files import append_line
 
 _SCORES = [[9.0, 8.0, 6.0, 3.0], [5.0, 6.0, 4.0, 4.0], [7.0, 3.0, 2.0, 1.0], [8.0, 9.0, 8.0, 9.0]]
 _SWEEP = """
@@ -119,37 +118,41 @@ def test_all_reports_go_into_a_file_and_come_back(tmp_path: Path) -> None:
 
 
 def _study(folder: Path, num_trials: int, seed: int = 0) -> Path:
-    """A run whose scores follow from the learning rate alone."""
-    spec = SweepSpec.parse(
-        {
-            "name": "test",
-            "gan": {"dataset": "circle", "num_iterations": 100, "report_every": 50},
-            "space": {
-                "gen_lr": {"log_uniform": [1e-5, 1e-2]},
-                "beta1": {"uniform": [0, 0.9]},
-            },
-            "search": {"num_trials": num_trials},
-        }
-    )
-    folder.mkdir()
-    sweep, source = SweepStudy(folder, spec), np.random.default_rng(seed)
-    for number in range(num_trials):
-        values = {"gen_lr": 10 ** source.uniform(-5, -2), "beta1": source.uniform(0, 0.9)}
-        sweep.add(values)
-        sweep.end(number, "completed", "", [math.log10(values["gen_lr"]) + 5.1])
+    """A run whose first scores follow from the learning rate alone, and the last from the momentum."""
+    source, trials = np.random.default_rng(seed), []
+    for _ in range(num_trials):
+        rate, beta1 = 10 ** source.uniform(-5, -2), source.uniform(0, 0.9)
+        trials.append(({"gen_lr": rate, "beta1": beta1}, 10 ** (math.log10(rate) + 5.1)))
+    scores = [[score, 10 ** (-10 * config["beta1"])] for config, score in trials]
+    write_run(folder, [("completed", pair, "") for pair in scores], _SPACE)
+    for number, (config, _) in enumerate(trials):
+        line = {"trial": number, "state": "completed", "cause": "", "config": config}
+        append_line(folder / "trials.jsonl", line)
     return folder
 
 
+_SPACE = """
+name: test
+gan: {dataset: digits, num_iterations: 200, report_every: 100}
+space: {gen_lr: {log_uniform: [1e-5, 1e-2]}, beta1: {uniform: [0, 0.9]}}
+search: {num_trials: 99}
+"""
+
+
 def test_what_mattered_stands_above_the_noise(tmp_path: Path) -> None:
+    """Where one trial has only its first report, all are judged by theirs."""
     runs = [_study(tmp_path / "one", 20, seed=1), _study(tmp_path / "other", 20, seed=2)]
-    table = study.importances(runs)
+    table, iteration = study.importances(runs)
+    assert (iteration, table.index[0]) == (200, "beta1")
+    short = runs[0] / "trial_00000" / "result.json"
+    short.write_text(f"{short.read_text().splitlines()[0]}\n")
+    table, iteration = study.importances(runs)
+    assert (iteration, table.index[0]) == (100, "gen_lr")
     assert set(table.index) == {"gen_lr", "beta1", "noise"}
-    assert table.index[0] == "gen_lr"
-    shares = table["share"].to_dict()
-    assert shares["gen_lr"] > 0.7
+    assert table["share"].to_dict()["gen_lr"] > 0.7
     assert table["low"].to_dict()["gen_lr"] > table["high"].to_dict()["noise"]
     assert table["low"].to_dict()["beta1"] < table["high"].to_dict()["noise"]
 
 
 def test_of_few_trials_it_does_not_say_what_mattered(tmp_path: Path) -> None:
-    assert study.importances([_study(tmp_path / "run", 29)]).empty
+    assert study.importances([_study(tmp_path / "run", 29)])[0].empty
