@@ -156,3 +156,22 @@ def test_what_mattered_stands_above_the_noise(tmp_path: Path) -> None:
 
 def test_of_few_trials_it_does_not_say_what_mattered(tmp_path: Path) -> None:
     assert study.importances([_study(tmp_path / "run", 29)])[0].empty
+
+
+def test_what_the_readme_says_of_the_study_is_in_the_reports_that_were_kept() -> None:
+    root = Path(study.__file__).parents[1]
+    printed = (root / "README.md").read_text()
+    for run in ("tpe-asha", "random"):
+        reports = pd.read_parquet(root / "analysis" / "mnist-study" / f"{run}.parquet")
+        ranked = reports[reports["trial_state"].isin(["completed", "stopped"]) & ~reports["degenerate"]]
+        row = next(line.split() for line in printed.splitlines() if line.startswith(f"{run} "))
+        last = reports.groupby("trial")["iteration"].max()
+        assert row[1] == f"{ranked['fid_proxy'].min():.3g}"
+        assert row[2] == f"{reports[reports['trial'] == 0]['fid_proxy'].min():.3g}"
+        assert row[3] == str(len(last))
+        assert row[5] == str(last.sum())
+        assert row[6] == f"{1 - last.sum() / (1500 * len(last)):.3g}"
+    confirmed = pd.read_parquet(root / "analysis" / "mnist-study" / "tpe-asha-confirm.parquet")
+    means = confirmed.dropna(subset=["rescored"]).groupby("trial")["rescored"].first().map(np.mean)
+    winner = [line.split() for line in printed.splitlines() if line.startswith("38  ")]
+    assert f"{means[means.index % 4 == 0].mean():.4g}" == winner[0][2]
