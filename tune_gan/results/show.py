@@ -29,6 +29,7 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
         top: How many rows to show; by default all.
     """
     fields = searched_fields(ranked)
+    ranked = ranked.head(top or len(ranked))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("\nrank", "\ntrial"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -46,7 +47,7 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     columns = ["rank", "trial", "state", "best_fid_proxy", "fid_proxy_se", "best_iteration"]
     columns += ["fid_proxy", "iteration", *second, *fields, "cause"]
     shown = ranked.assign(cause=causes, rank=ranks)[columns]
-    for _, row in shown.head(top or len(shown)).iterrows():
+    for _, row in shown.iterrows():
         cells = [Text(_cell(cell)) for cell in row]
         table.add_row(*cells[: len(table.columns)])
     return table
