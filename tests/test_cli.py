@@ -181,8 +181,8 @@ def test_the_tutorial_s_own_command_line(tmp_path: Path, mnist_root: str) -> Non
         result.stdout,
         re.M,
     )
-    # No terminal, nothing drawn: the four lines of the summary alone.
-    assert len(result.stdout.splitlines()) == 5
+    # No terminal, nothing drawn: the six lines of the summary alone.
+    assert len(result.stdout.splitlines()) == 6
 
 
 def test_measures_of_a_training(tmp_path: Path) -> None:
