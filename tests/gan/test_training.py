@@ -17,6 +17,7 @@ from tune_gan.gan.data import load_data
 from tune_gan.gan.losses import gradient_penalty, r1_penalty
 from tune_gan.gan.scoring import generate, load_scorer
 from tune_gan.gan.training import Report, ReportState, begin, iterate
+from tune_gan.metrics.classifier import load_shipped
 from tune_gan.metrics.score import WORST_SCORE, score_latents
 
 DESIGN_METRICS = {
@@ -366,3 +367,17 @@ def test_scores_of_another_instrument_are_not_gone_on_with(
     assert read_progress(tmp_path / "other").instrument == "circle-fourier-v0, N=2000"
     with pytest.raises(CheckpointError, match=r"was scored with circle-fourier-v0, N=2000, and would"):
         next(iterate(tiny_ring, tmp_path / "other"))
+
+
+def test_the_first_training_of_a_process_has_the_numbers_of_the_second() -> None:
+    """What the score needs is loaded by the first alone, and must draw no random numbers of torch's."""
+    config = GanConfig.parse({**TINY_DIGITS, "dropout": 0.5})
+    load_scorer.cache_clear()
+    load_shipped.cache_clear()
+    first = [numbers(report) for report in iterate(config)]
+    assert first == [numbers(report) for report in iterate(config)]
+    torch.manual_seed(5)
+    load_shipped.cache_clear()
+    before = torch.get_rng_state()
+    load_shipped("digits")
+    assert torch.equal(torch.get_rng_state(), before)

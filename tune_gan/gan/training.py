@@ -91,9 +91,9 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             measured with another instrument.
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
-    data = load_data(config)
+    data, scorer = load_data(config), scorer_of(config)
+    # Nothing may draw random numbers between this, which seeds them, and the first step.
     training = begin(config, data)
-    scorer = scorer_of(config)
     _take_up(training, checkpoint, scorer.name())
     generator, discriminator = training.generator, training.discriminator
     device = training.latent_source.device

@@ -117,7 +117,8 @@ def load_shipped(dataset: str) -> LeNet:
     images = IMAGE_SIZE_OF_DATASET[dataset]
     assert images is not None
     weights = load(content)
-    network = LeNet(images, len(weights["classify.weight"]))
+    with torch.random.fork_rng(devices=[]):
+        network = LeNet(images, len(weights["classify.weight"]))
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
@@ -135,7 +136,8 @@ def load_classifier(path: Path) -> LeNet:
         weights = load(path.read_bytes())
         first, last = weights["convolutions.0.weight"], weights["classify.weight"]
         size = 4 * math.isqrt(weights["convolutions.7.weight"].shape[1] // 32)
-        network = LeNet(size, len(last), first.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            network = LeNet(size, len(last), first.shape[1])
         network.load_state_dict(weights)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
