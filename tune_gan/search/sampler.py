@@ -7,8 +7,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_gan.errors import ConfigError
-from tune_gan.search.space import Value, in_order
 from tune_gan.search.spec import SweepSpec
+from tune_gan.space import Value, in_order
 
 # TPE, sure of a corner that the constraints forbid, draws there again and again: it gets so many draws,
 # then chance has the rest.

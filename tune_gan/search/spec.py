@@ -11,8 +11,8 @@ from tune_gan.config import GanConfig, canonical
 from tune_gan.errors import ConfigError
 from tune_gan.places import with_whole_paths
 from tune_gan.presets import read_preset, resolve_gan
-from tune_gan.search.space import Constraint, Distribution, grid_points, in_order, plain
 from tune_gan.settings import Settings, nearest, parse_duration, parse_yaml, read_yaml
+from tune_gan.space import Constraint, Distribution, grid_points, in_order, plain
 
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _LARGEST_GRID = 100_000

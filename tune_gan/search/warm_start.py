@@ -12,9 +12,9 @@ from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import write_whole
 from tune_gan.results.trials import ListedTrial, read_sweep, read_trials
 from tune_gan.results.trials import TrialState as State
-from tune_gan.search.space import in_order, plain
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import BY_SCHEDULER, objectives, running_best
+from tune_gan.space import in_order, plain
 
 WARM_START_FILE = "warm_start.json"
 # Fields that do not change what a score means or what a configuration is worth.

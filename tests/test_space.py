@@ -13,7 +13,7 @@ from optuna.distributions import (
 )
 
 from tune_gan.errors import ConfigError
-from tune_gan.search.space import Constraint, Distribution, Value, grid_points, in_order, plain
+from tune_gan.space import Constraint, Distribution, Value, grid_points, in_order, plain
 
 
 @pytest.mark.parametrize(
