@@ -8,11 +8,11 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tune_gan import train
 from tune_gan.config import GanConfig
-from tune_gan.gan.album import grid_files
 from tune_gan.gan.checkpoint import FILE_NAME, TrainingState
 from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
 from tune_gan.gan.scoring import generate
+from tune_gan.grids import grid_files
 from tune_gan.metrics.score import score_latents
 
 DIGITS = GanConfig(

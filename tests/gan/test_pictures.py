@@ -1,12 +1,9 @@
 import math
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from PIL import Image, ImageSequence
 
-from tune_gan.gan.pictures import picture, picture_tensor, save_gif
+from tune_gan.gan.pictures import picture, picture_tensor
 
 
 def test_images_become_an_enlarged_square_grid() -> None:
@@ -47,23 +44,6 @@ def test_images_keep_their_colours() -> None:
     quarter = grid.size[0] // 4
     centres = [(quarter, quarter), (3 * quarter, quarter), (quarter, 3 * quarter)]
     assert [grid.getpixel(at) for at in centres] == [(250, 0, 0), (0, 240, 0), (0, 0, 230)]
-
-
-def test_a_gif_has_a_frame_for_each_picture_even_of_the_same_look(tmp_path: Path) -> None:
-    frames = {}
-    for number in range(5):
-        file = tmp_path / f"{number}.png"
-        picture(torch.full((1, 1, 8, 8), 100 if number < 3 else 200, dtype=torch.uint8)).save(file)
-        frames[f"iteration {number}"] = file
-    save_gif(frames, tmp_path / "training.gif")
-    with Image.open(tmp_path / "training.gif") as gif:
-        assert len(list(ImageSequence.Iterator(gif))) == 5
-        assert gif.info["loop"] == 0
-        shown = []
-        for number in range(5):
-            gif.seek(number)
-            shown.append(gif.convert("L").getpixel((300, 300)))
-        assert shown == pytest.approx([100, 100, 100, 200, 200], abs=2)
 
 
 def test_tensor_for_tensorboard() -> None:

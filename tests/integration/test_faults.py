@@ -76,7 +76,7 @@ def reports(run: Path, trial: int) -> list[dict[str, Any]]:
 
 def numbers(run: Path, trial: int) -> list[dict[str, Any]]:
     """A trial's reports without what a clock says, and without notes of what befell it."""
-    left_out = ("samples_per_s", "train_time_s", "time_s", "cause")
+    left_out = ("samples_per_s", "train_time_s", "time_s", "cause", "reported_at", "worker")
     return [{k: v for k, v in r.items() if k not in left_out} for r in reports(run, trial)]
 
 

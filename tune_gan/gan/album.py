@@ -3,29 +3,70 @@
 from pathlib import Path
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.data import Dataset, resize
-from tune_gan.gan.pictures import picture, picture_tensor, save_gif
+from tune_gan.gan.pictures import picture, picture_tensor, read_tensor
 from tune_gan.gan.scoring import generate
 from tune_gan.gan.training import Report
-from tune_gan.metrics.score import score_latents
+from tune_gan.grids import GRIDS, grid_file, grid_files, iteration_of, save_whole, training_gif
+from tune_gan.metrics.score import NUM_GENERATED, score_latents
 
 _NUM_IN_GRID = 25
 _NUM_IN_TENSORBOARD = 64
 _SIDE = 320  # Twice that would take four times as long to pack, longer than the score.
-_GRID_NAME = "iteration_"
+
+
+class Grids:
+    """Draws a run's samples from always the same latents into ``grids/``, 5x5 images or 2,000 points.
+
+    Args:
+        folder: The run's folder.
+        config: What is trained.
+        data: What it is trained on.
+        resumed_at: The iteration from which it goes on; what was drawn later is taken out.
+        side: Height and width of a picture in pixels, roughly.
+    """
+
+    def __init__(
+        self, folder: Path, config: GanConfig, data: Dataset, resumed_at: int, side: int = _SIDE
+    ) -> None:
+        self._folder, self._side = folder, side
+        (folder / GRIDS).mkdir(exist_ok=True)
+        for file in grid_files(folder):
+            if iteration_of(file) > resumed_at:
+                file.unlink()
+        latents = score_latents(config.latent_dim)
+        self.of_points = config.image_size is None
+        self._latents = latents if self.of_points else latents[:_NUM_IN_TENSORBOARD]
+        self.real = resize(data.held_out[: len(self._latents)], config.image_size)
+
+    def has(self, iteration: int) -> bool:
+        """Return whether the samples of an iteration are drawn already."""
+        return self.file(iteration).is_file()
+
+    def add(self, generator: nn.Module, iteration: int) -> Tensor:
+        """Draw a generator's samples, and return them, more than the grid shows."""
+        samples = generate(generator, self._latents)
+        in_grid = samples if self.of_points else samples[:_NUM_IN_GRID]
+        save_whole(
+            picture(in_grid, self.real if self.of_points else None, self._side), self.file(iteration)
+        )
+        return samples
+
+    def file(self, iteration: int) -> Path:
+        """Return where the picture of an iteration is."""
+        return grid_file(self._folder, iteration)
 
 
 class Album:
-    """Draws a run's samples from always the same latents, and writes its scalars.
+    """Draws a run's samples, and writes its scalars.
 
     A 5x5 grid of every report goes into ``grids/``. TensorBoard gets the scalars, and 8x8 samples as
     runs ``fake``, at every report, and ``real``, once, under one tag, which it shows side by side. Of
-    points all 2,000 are
-    drawn, over as many real ones.
+    points all 2,000 are drawn, over as many real ones.
 
     Args:
         folder: The run's folder.
@@ -35,15 +76,7 @@ class Album:
     """
 
     def __init__(self, folder: Path, config: GanConfig, data: Dataset, resumed_at: int) -> None:
-        self._grids = folder / "grids"
-        self._grids.mkdir(exist_ok=True)
-        for file in grid_files(folder):
-            if _iteration_of(file) > resumed_at:
-                file.unlink()
-        latents = score_latents(config.latent_dim)
-        self._of_points = config.image_size is None
-        self._latents = latents if self._of_points else latents[:_NUM_IN_TENSORBOARD]
-        self._real = resize(data.held_out[: len(self._latents)], config.image_size)
+        self._grids = Grids(folder, config, data, resumed_at)
         # With nothing drawn yet iteration 0 is to come.
         purge_step = resumed_at + 1 if resumed_at else 0
         self._scalars, self._fake_pictures, self._real_pictures = (
@@ -60,7 +93,7 @@ class Album:
 
     def has_samples_of(self, iteration: int) -> bool:
         """Return whether the samples of an iteration are drawn already."""
-        return self._file(iteration).is_file()
+        return self._grids.has(iteration)
 
     def add_report(self, report: Report) -> None:
         """Write a report's numbers and draw its generator's samples."""
@@ -73,22 +106,21 @@ class Album:
 
     def add_samples(self, generator: nn.Module, iteration: int) -> None:
         """Draw a generator's samples."""
-        samples = generate(generator, self._latents)
-        real = self._real if self._of_points else None
-        in_grid = samples if self._of_points else samples[:_NUM_IN_GRID]
-        file = self._file(iteration)
-        aside = file.with_name(f".{file.name}.tmp")
-        picture(in_grid, real, _SIDE).save(aside, format="PNG")
-        aside.replace(file)
-        self._fake_pictures.add_image("samples", picture_tensor(samples, real, _SIDE), iteration)
+        samples = self._grids.add(generator, iteration)
+        real = self._grids.real
+        beneath = real if self._grids.of_points else None
+        self._fake_pictures.add_image("samples", picture_tensor(samples, beneath, _SIDE), iteration)
         self._fake_pictures.flush()
         if iteration == 0:
             # They stay the same.
-            self._real_pictures.add_image("samples", picture_tensor(self._real, side=_SIDE), iteration)
+            self._real_pictures.add_image("samples", picture_tensor(real, side=_SIDE), iteration)
             self._real_pictures.flush()
 
-    def _file(self, iteration: int) -> Path:
-        return self._grids / f"{_GRID_NAME}{iteration:07d}.png"
+
+def save_real_samples(file: Path, config: GanConfig, data: Dataset, side: int) -> None:
+    """Draw held-out samples as a run's grids show generated ones."""
+    held_out = data.held_out[:_NUM_IN_GRID] if config.image_size else data.held_out[:NUM_GENERATED]
+    save_whole(picture(resize(held_out, config.image_size), side=side), file)
 
 
 def write_hyperparameters(folder: Path, config: GanConfig, best: float, last: float) -> None:
@@ -111,18 +143,12 @@ def write_hyperparameters(folder: Path, config: GanConfig, best: float, last: fl
 
 def save_training_gif(folder: Path) -> None:
     """Write ``training.gif`` with a frame for each picture in ``grids/``, if there is one."""
-    frames = {f"iteration {_iteration_of(file)}": file for file in grid_files(folder)}
-    if frames:
-        save_gif(frames, folder / "training.gif")
+    content = training_gif(folder)
+    if content is not None:
+        (folder / "training.gif").write_bytes(content)
 
 
-def grid_files(folder: Path) -> list[Path]:
-    """Return the pictures in a run's ``grids/``, first to last."""
-    files = (folder / "grids").glob(f"{_GRID_NAME}*.png")
-    # Only those that a training wrote, and wrote whole.
-    ours = [file for file in files if file.stem.removeprefix(_GRID_NAME).isdecimal()]
-    return sorted((file for file in ours if file.stat().st_size), key=_iteration_of)
-
-
-def _iteration_of(file: Path) -> int:
-    return int(file.stem.removeprefix(_GRID_NAME))
+def grid_tensor(folder: Path, iteration: int) -> Tensor | None:
+    """Return the picture of an iteration as uint8 ``(3, H, W)``, or None where there is none."""
+    file = grid_file(folder, iteration)
+    return read_tensor(file) if file.is_file() else None

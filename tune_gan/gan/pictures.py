@@ -1,6 +1,5 @@
-"""Pictures of samples: a grid of images, enlarged, or a scatter of points; and a training's GIF."""
+"""Pictures of samples: a grid of images, enlarged, or a scatter of points."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,9 +11,6 @@ from torchvision.utils import make_grid
 _PLOT_REACH = 1.6
 _REAL_COLOUR = (170, 170, 170)
 _GENERATED_COLOUR = (214, 69, 20)
-_FRAME_MS = 250
-_LAST_FRAME_MS = 2000
-_CAPTION_HEIGHT = 20
 
 
 def picture(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Image.Image:
@@ -31,29 +27,19 @@ def picture(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Ima
 
 def picture_tensor(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Tensor:
     """Return `picture` as uint8 ``(3, H, W)``, as TensorBoard takes it."""
-    image = picture(samples, real, side).convert("RGB")
+    return _as_tensor(picture(samples, real, side))
+
+
+def read_tensor(file: Path) -> Tensor:
+    """Read a picture that was saved here as uint8 ``(3, H, W)``."""
+    with Image.open(file, formats=("PNG",)) as image:
+        return _as_tensor(image)
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    image = image.convert("RGB")
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def save_gif(frames: Mapping[str, Path], path: Path) -> None:
-    """Save pictures as an endless GIF, a frame each, the last shown longer.
-
-    Args:
-        frames: Picture files of one size by their captions, which are drawn beneath them. The captions
-            differ, or the format would merge pictures that are the same.
-        path: Where to write.
-    """
-    images = [_captioned(Image.open(file), text).quantize(256) for text, file in frames.items()]
-    durations = [_FRAME_MS] * (len(images) - 1) + [_LAST_FRAME_MS]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
-
-
-def _captioned(image: Image.Image, text: str) -> Image.Image:
-    frame = Image.new("RGB", (image.width, image.height + _CAPTION_HEIGHT), "white")
-    frame.paste(image)
-    ImageDraw.Draw(frame).text((6, image.height + 4), text, fill="black")
-    return frame
 
 
 def _grid(images: Tensor, side: int) -> Image.Image:

@@ -11,7 +11,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 from torch.utils.tensorboard import SummaryWriter
 
-from tune_gan.gan.album import write_hyperparameters
+from tune_gan.gan.album import grid_tensor, write_hyperparameters
+from tune_gan.grids import GRIDS
 from tune_gan.results.trials import REPORTS_FILE, TrialState, read_reports, trial_config, trial_folder
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.study import SweepStudy
@@ -139,7 +140,9 @@ class Supervisor(tune.Callback):
             elif trial.state not in ("running", "pending"):
                 scores[trial.number] = float("inf")
         for number in sorted(scores, key=lambda n: (scores[n], n))[self._study.spec.keep_checkpoints :]:
-            shutil.rmtree(trial_folder(self._study.folder, number) / CHECKPOINT, ignore_errors=True)
+            folder = trial_folder(self._study.folder, number)
+            for part in (CHECKPOINT, GRIDS):
+                shutil.rmtree(folder / part, ignore_errors=True)
 
 
 class Curves(tune.Callback):
@@ -170,6 +173,9 @@ class Curves(tune.Callback):
             for name, value in result.items():
                 if isinstance(value, float | bool) and name in _REPORTED:
                     writer.add_scalar(name, float(value), result["iteration"])
+            grid = grid_tensor(folder, result["iteration"])
+            if grid is not None:
+                writer.add_image("samples", grid, result["iteration"])
             writer.flush()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

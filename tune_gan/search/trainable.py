@@ -1,6 +1,9 @@
 """The function that Ray Tune runs: a configuration in, reports out."""
 
 import json
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,23 @@ from ray import tune
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, InputError, StorageError
 from tune_gan.files import append_line, write_whole
+from tune_gan.gan.album import Grids
 from tune_gan.gan.checkpoint import FILE_NAME, check
+from tune_gan.gan.data import load_data
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.scoring import rescore, scorer_of
 from tune_gan.gan.training import Report, iterate
+from tune_gan.grids import GRIDS
 from tune_gan.metrics.score import WORST_SCORE
-from tune_gan.results.trials import METRIC, REPORTS_FILE, ranking_score, trial_folder
+from tune_gan.results.trials import METRIC, REPORTS_FILE, SAMPLES_FILE, ranking_score, trial_folder
 from tune_gan.search.health import Health
 from tune_gan.search.spec import SweepSpec
 
 # How long to wait for a process of a sweep that was killed to let go of a trial, in seconds.
 _LOCK_TIMEOUT_S = 120
 CHECKPOINT = "checkpoint"
+# Of the pictures of a trial's samples, in pixels: small, since there are many.
+GRID_SIDE = 160
 
 
 class TrialFailure(Exception):  # noqa: N818 -- not every failure of a trial is an error of the program
@@ -92,15 +100,35 @@ def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
             return
     health = Health(spec.health, spec.grace_period)
     health.catch_up(past)
+    grids = _grids(folder, config, reached)
     for report in iterate(config, checkpoint if reached else None):
         line = _line(report, health, spec)
         if note and line["state"] == "running":
             line["cause"], note = note, ""
         append_line(folder / REPORTS_FILE, line)
+        _draw(folder, grids, report)
         report.training.save(checkpoint)
         tune.report(line)
         if line["state"] != "running":
             return
+
+
+def _grids(folder: Path, config: GanConfig, reached: int) -> Grids:
+    try:
+        return Grids(folder, config, load_data(config), reached, GRID_SIDE)
+    except OSError as error:
+        raise StorageError(f"{folder / GRIDS} cannot be made ({error.strerror})") from None
+
+
+def _draw(folder: Path, grids: Grids, report: Report) -> None:
+    """Draw the samples of a report, and once more as the trial's own where it is the best so far."""
+    iteration = int(report.metrics["iteration"])
+    try:
+        grids.add(report.training.scored_generator, iteration)
+        if report.training.best.iteration == iteration:
+            write_whole(folder / SAMPLES_FILE, grids.file(iteration).read_bytes())
+    except OSError as error:
+        raise StorageError(f"{grids.file(iteration)} cannot be written ({error.strerror})") from None
 
 
 def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
@@ -129,6 +157,8 @@ def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
         "evaluation": evaluation,
         "state": state,
         "cause": cause,
+        "reported_at": time.time(),
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
 
 

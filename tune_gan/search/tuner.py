@@ -15,11 +15,13 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
+from tune_gan.gan.album import save_real_samples
+from tune_gan.gan.data import load_data
 from tune_gan.gan.scoring import floor_of, prepare, scorer_of, with_features
 from tune_gan.metrics.score import NUM_GENERATED
 from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
-from tune_gan.results.trials import METRIC, TRIALS_FILE, read_sweep
+from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
@@ -30,7 +32,7 @@ from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
-from tune_gan.search.trainable import train_trial
+from tune_gan.search.trainable import GRID_SIDE, train_trial
 from tune_gan.search.warm_start import (
     WARM_START_FILE,
     load_warm_start,
@@ -252,6 +254,8 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     if not (folder / FLOOR_FILE).exists():
         count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED
         write_floor(folder, Floor(**floor_of(spec.gan, count)))
+    if not (folder / REAL_FILE).exists():
+        _draw_real(folder / REAL_FILE, spec)
     search = StudySearch(study, workers, read_warm_start(folder, spec))
     budget = Budget(study, search)
     try:
@@ -266,6 +270,13 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
         with suppress(StorageError):
             search.close()
     return SweepEnd(folder, left, _num_left(study), budget.spent if _num_left(study) else "")
+
+
+def _draw_real(file: Path, spec: SweepSpec) -> None:
+    try:
+        save_real_samples(file, spec.gan, load_data(spec.gan), GRID_SIDE)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written ({error.strerror})") from None
 
 
 def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Console) -> None:
