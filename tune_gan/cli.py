@@ -5,6 +5,7 @@ import logging
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tune_gan.errors import ConfigError, StorageError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
 
 _INTERRUPTED = 130
+_WATCH_PERIOD_S = 15
 
 app = typer.Typer(
     name="tune-gan",
@@ -38,6 +40,12 @@ app = typer.Typer(
 )
 
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a sweep.", show_default=False)]
+RunsArgument = Annotated[
+    list[Path], typer.Argument(help="The folders of sweeps.", show_default=False, metavar="RUN...")
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="FORM", help="table, csv, json, markdown or parquet.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DownloadOption = Annotated[
     bool,
@@ -387,14 +395,38 @@ def _conclude(folder: Path, num_left: int, budget: str, as_json: bool) -> None:
 
 
 @app.command()
-def rank(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Rank the trials of a sweep, also while it runs."""
+def rank(
+    runs: RunsArgument,
+    rule: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="best: the lowest score of a trial; last; mean-of-last-K: of its last K reports; "
+            "common-budget: the lowest up to the iteration that all have reached; "
+            "confirmed: the mean over the seeds of `confirm`.",
+        ),
+    ] = "best",
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Only trials for which this holds: 'disc_steps == 1 and state == \"completed\"'.",
+        ),
+    ] = None,
+    form: FormatOption = "table",
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the trials of a sweep, or of several together, also while they run."""
     from tune_gan.results.floor import read_floor
-    from tune_gan.results.load import load_results
-    from tune_gan.results.ranking import rank as ranked_trials
-    from tune_gan.results.show import print_ranking
+    from tune_gan.results.formats import Format
+    from tune_gan.results.rules import Rule, rank_runs
+    from tune_gan.results.show import print_gain, print_ranking
 
-    print_ranking(ranked_trials(load_results(run)), as_json, read_floor(run))
+    chosen, parsed = Format.parse(form, as_json), Rule.parse(rule)
+    ranked = rank_runs(runs, parsed, where)
+    print_ranking(ranked, chosen, read_floor(runs[0]))
+    if chosen == Format.TABLE and len(runs) == 1 and where is None:
+        print_gain(ranked)
 
 
 @app.command()
@@ -412,6 +444,96 @@ def best(run: RunArgument) -> None:
     from tune_gan.results.show import best_yaml
 
     print(best_yaml(run), end="")
+
+
+@app.command()
+def importance(
+    runs: RunsArgument,
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="ped-anova (of the best tenth) or fanova (of all).")
+    ] = "ped-anova",
+    form: FormatOption = "table",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which hyperparameters mattered, alone and in pairs, and which no more than noise.
+
+    Several runs must search one space. Under 30 trials it says nothing, since that would be guessing.
+    """
+    from tune_gan.results.answers import print_importance
+    from tune_gan.results.formats import Format
+
+    print_importance(runs, method, Format.parse(form, as_json))
+
+
+@app.command()
+def compare(
+    runs: RunsArgument,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="COST",
+            help="iterations or seconds; or trials, for the score to expect of so many.",
+        ),
+    ] = "iterations",
+    form: FormatOption = "table",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the best scores of sweeps at equal cost.
+
+    Runs whose sweeps differ by their seed alone are repeats of one: these get an interquartile mean
+    and its interval.
+    """
+    from tune_gan.results.answers import print_comparison
+    from tune_gan.results.formats import Format
+
+    print_comparison(runs, by, Format.parse(form, as_json))
+
+
+@app.command()
+def curves(run: RunArgument, form: FormatOption = "table", as_json: JsonOption = False) -> None:
+    """Say whether early stopping was right: how early scores agreed with the final ones."""
+    from tune_gan.results.answers import print_curves
+    from tune_gan.results.formats import Format
+
+    print_curves(run, Format.parse(form, as_json))
+
+
+@app.command()
+def seeds(run: RunArgument, form: FormatOption = "table", as_json: JsonOption = False) -> None:
+    """Say how much of a score is the seed's, after `confirm`."""
+    from tune_gan.results.answers import print_seeds
+    from tune_gan.results.formats import Format
+
+    print_seeds(run, Format.parse(form, as_json))
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="HTML file to write, by default RUN/report.html."),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Write it again every 15 seconds while the sweep runs."),
+    ] = False,
+) -> None:
+    """Write a report of a sweep, finished or not, as one HTML file that needs nothing else.
+
+    Its numbers go into a .json file beside it.
+    """
+    from tune_gan.results.report.page import write_report
+    from tune_gan.search.lock import holder
+
+    while True:
+        is_live = watch and holder(run) is not None
+        written = write_report(run, out, refresh_s=_WATCH_PERIOD_S if is_live else None)
+        print(written.page, flush=True)
+        if not is_live:
+            print(written.numbers)
+            return
+        time.sleep(_WATCH_PERIOD_S)
 
 
 @app.command()

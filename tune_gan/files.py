@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from tune_gan.errors import StorageError
 
 
@@ -62,20 +64,30 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         StorageError: if the file is there but cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
     found, damaged = [], 0
     # Not `splitlines`, which also splits at characters that JSON may hold within a text.
-    for line in text.split("\n"):
+    for line in content.split(b"\n"):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
+        value = _parse(line)
         if isinstance(value, dict):
             found.append(value)
         else:
             damaged += 1
     return found, damaged
+
+
+def _parse(line: bytes) -> Any:
+    """Return a line of JSON as an object, or None where it is none."""
+    try:
+        # Several times quicker, and stricter: it knows no NaN, and only numbers of 64 bits.
+        return orjson.loads(line)
+    except ValueError:
+        pass
+    try:
+        return json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None

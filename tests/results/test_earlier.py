@@ -29,8 +29,8 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(_RUN, tmp_path / "run"))
 
 
-def test_the_rows_as_they_were_written(caplog: pytest.LogCaptureFixture) -> None:
-    table = load_results(_RUN)
+def test_the_rows_as_they_were_written(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = load_results(run)
     best, values = ["best_fid_proxy", "best_iteration"], ["optimizer", "gen_lr", "disc_lr"]
     assert [tuple(row) for row in table[["state", *best, *values]].fillna(0).to_numpy()] == [
         ("completed", 2.114343882771037, 600, "adam", 0.001, 0.001),
@@ -52,8 +52,8 @@ def test_the_rows_as_they_were_written(caplog: pytest.LogCaptureFixture) -> None
     assert caplog.messages == []
 
 
-def test_its_ranking() -> None:
-    ranked = rank(load_results(_RUN))
+def test_its_ranking(run: Path) -> None:
+    ranked = rank(load_results(run))
     assert list(ranked["trial"]) == [0, 2, 4, 1, 6, 5, 3]
     assert list(ranked["rank"].fillna(0)) == [1, 2, 3, 4, 0, 0, 0]
     gain = gain_over_default(ranked)
@@ -61,11 +61,10 @@ def test_its_ranking() -> None:
     assert gain.ratio == 1
 
 
-def test_its_best_configuration() -> None:
-    text = best_yaml(_RUN)
+def test_its_best_configuration(run: Path) -> None:
+    text = best_yaml(run)
     assert text.splitlines()[0] == (
-        "# trial 0 of 'run_of_0_1_0', chosen by its best fid_proxy, 2.11434 at iteration 600, "
-        "of one seed"
+        "# trial 0 of 'run', chosen by its best fid_proxy, 2.11434 at iteration 600, of one seed"
     )
     config = GanConfig.parse(parse_yaml(text))
     assert (config.optimizer, config.gen_lr, config.disc_lr) == ("adam", 0.001, 0.001)
@@ -79,8 +78,8 @@ def test_the_values_of_another_trial_go_over_the_sweeps_own(run: Path) -> None:
     assert GanConfig.parse(parse_yaml(text)).gen_lr == 0.01
 
 
-def test_every_report_is_read() -> None:
-    (first, *_) = read_trials(_RUN)
+def test_every_report_is_read(run: Path) -> None:
+    (first, *_) = read_trials(run)
     assert [report["iteration"] for report in first.reports] == [200, 400, 600, 800]
 
 

@@ -301,7 +301,7 @@ def test_the_legend_names_the_instrument_and_the_floor(
             fid_proxy_se=100.0,
             degenerate=number == 0,
         )
-    print_ranking(rank(load_results(run)), as_json=False, floor=Floor("", 1297, [0.335]))
+    print_ranking(rank(load_results(run)), floor=Floor("", 1297, [0.335]))
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "fid_proxy by digits-lenet-v1, N=2000; +- is its standard error",
         "real training samples, 1,297 at a time, score 0.335",

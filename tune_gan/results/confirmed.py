@@ -1,6 +1,7 @@
 """Which configuration is best when each is trained with several seeds: the ranking of `confirm`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,20 +107,29 @@ def _summary(trials: list[ListedTrial], num_seeds: int) -> dict[str, Any]:
             scores.append(float(np.mean(rescored)))
         elif trial.state not in (TrialState.RUNNING, TrialState.PENDING):
             lost += 1
-    mean = float(np.mean(scores)) if scores else math.nan
-    margin = math.nan
-    if len(scores) > 1:
-        quantile = stats.t.ppf((1 + _LEVEL) / 2, len(scores) - 1)
-        margin = float(quantile * np.std(scores, ddof=1) / math.sqrt(len(scores)))
+    mean, low, high = interval_of_mean(scores)
     return {
         "seeds": len(scores),
         "lost": lost,
         "left": num_seeds - len(scores) - lost,
         "mean": mean,
-        "low": mean - margin,
-        "high": mean + margin,
+        "low": low,
+        "high": high,
         "scores": scores,
     }
+
+
+def interval_of_mean(scores: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of scores and both ends of its 95 % interval by Student's t.
+
+    Without a score all are missing, with one the ends are.
+    """
+    mean = float(np.mean(scores)) if len(scores) else math.nan
+    margin = math.nan
+    if len(scores) > 1:
+        quantile = stats.t.ppf((1 + _LEVEL) / 2, len(scores) - 1)
+        margin = float(quantile * np.std(scores, ddof=1) / math.sqrt(len(scores)))
+    return mean, mean - margin, mean + margin
 
 
 def _numbers(value: Any) -> list[float]:

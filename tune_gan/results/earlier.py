@@ -10,7 +10,6 @@ from tune_gan.results.trials import (
     TRIALS_FILE,
     ListedTrial,
     TrialState,
-    read_reports,
     read_sweep,
     trial_folder,
 )
@@ -52,13 +51,15 @@ def _read_trial(folder: Path, trial: dict[str, Any], num_iterations: int) -> Lis
     # Ray counts trials from 1 in the experiment tag.
     number = int(trial["experiment_tag"].split("_", 1)[0]) - 1
     own_folder = trial_folder(folder, number)
-    reports = read_reports(own_folder / REPORTS_FILE)
-    last = reports[-1] if reports else {}
+    found = ListedTrial(
+        number, TrialState.PENDING, "", dict(trial["config"]), own_folder / REPORTS_FILE
+    )
+    last = found.reports[-1] if found.reports else {}
     # Of a trial whose process was killed Tune writes an error file and leaves its status at RUNNING.
     has_failed = trial["status"] == "ERROR" or (own_folder / "error.txt").is_file()
-    state = TrialState.FAILED if has_failed else _state(trial["status"], last, num_iterations)
-    cause = _cause(state, last, own_folder)
-    return ListedTrial(number, state, cause, dict(trial["config"]), reports)
+    found.state = TrialState.FAILED if has_failed else _state(trial["status"], last, num_iterations)
+    found.cause = _cause(found.state, last, own_folder)
+    return found
 
 
 def _state(status: str, last: dict[str, Any], num_iterations: int) -> TrialState:

@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from tune_gan.errors import RunFolderError
+from tune_gan.results.formats import records
+from tune_gan.results.reports import best_reports, last_reports, load_reports
 from tune_gan.results.trials import (
     TRIALS_FILE,
-    ListedTrial,
-    best_report,
-    finite,
     objective_of,
     read_sweep,
     read_trials,
@@ -60,13 +59,14 @@ def load_results(run: str | Path) -> pd.DataFrame:
     trials = read_trials(folder)
     fields = list(spec["space"]) if spec else list(dict.fromkeys(n for t in trials for n in t.values))
     second = second_objective(spec) if spec else None
-    rows = [_row(trial, second) for trial in trials]
-    columns = [*COLUMNS, *([second] if second else []), *fields]
-    table = pd.DataFrame(rows, columns=columns)
+    rows = [{"trial": t.number, **t.values, "state": t.state.value, "cause": t.cause} for t in trials]
+    table = pd.DataFrame(rows, columns=["trial", "state", "cause", *fields])
+    table = table.join(_scores(load_reports(folder, trials), second), on="trial")
     # What is missing is None, also where no trial of the table has any.
     table["instrument"] = table["instrument"].astype(object).where(table["instrument"].notna(), None)
     kinds = {"best_iteration": "Int64", "iteration": "Int64", "degenerate": "boolean"}
-    return table.astype({**kinds, "fid_proxy_se": "float64"}).sort_values("trial", ignore_index=True)
+    columns = [*COLUMNS, *([second] if second else []), *fields]
+    return table[columns].astype(kinds).sort_values("trial", ignore_index=True)
 
 
 def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
@@ -79,24 +79,21 @@ def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _row(trial: ListedTrial, second: str | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"trial": trial.number, **trial.values}
-    row |= {"state": trial.state.value, "cause": trial.cause}
-    if trial.reports:
-        best = best_report(trial.reports)
-        row |= {
+def _scores(reports: pd.DataFrame, second: str | None) -> pd.DataFrame:
+    """Return what the reports of each trial come to, by its number."""
+    best, last = best_reports(reports), last_reports(reports)
+    scores = pd.DataFrame(
+        {
             "best_fid_proxy": best["fid_proxy"],
             "best_iteration": best["iteration"],
-            "fid_proxy_se": finite(best, "fid_proxy_se"),
-            "degenerate": best.get("degenerate") is True,
-            "fid_proxy": trial.reports[-1]["fid_proxy"],
-            "iteration": trial.reports[-1]["iteration"],
-            "instrument": _text(best.get("instrument")),
+            "fid_proxy_se": best["fid_proxy_se"],
+            "degenerate": best["degenerate"],
+            "fid_proxy": last["fid_proxy"],
+            "iteration": last["iteration"],
+            "instrument": best["instrument"],
         }
+    )
     if second:
-        row[second] = objective_of(trial.reports, second)
-    return row
+        parts = {trial: objective_of(records(part), second) for trial, part in reports.groupby("trial")}
+        scores[second] = pd.Series(parts, dtype=float)
+    return scores

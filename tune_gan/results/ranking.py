@@ -1,8 +1,10 @@
 """Rank the trials of a run, and say what tuning gained."""
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,9 +21,12 @@ _ORDER_OF_STATES = [
     [TrialState.DIVERGED],
     [TrialState.FAILED],
 ]
+# What a rule adds to the table of trials.
+RULE_COLUMNS = ("score", "score_se", "p_first")
 _MOST_CAUSES = 3
 # Of the normal distribution, two-sided at the 5 % level.
 _QUANTILE = 1.96
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Gain:
     """What the best trial of a sweep gained over the default configuration.
 
     Attributes:
-        default: `best_fid_proxy` of trial 0.
-        best: `best_fid_proxy` of the best trial.
+        default: The score that ranks trials, of trial 0.
+        best: That of the best trial.
     """
 
     default: float
@@ -53,19 +58,25 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
     completed trials no other is better than in both.
 
     Args:
-        trials: What `tune_gan.load_results` returns, of one run or of several.
+        trials: What `tune_gan.load_results` returns, of one run or of several with a column ``run``,
+            or what `tune_gan.results.rules.by_rule` makes of it: then by its ``score``.
 
     Raises:
         IncomparableError: if trials were scored with different instruments.
     """
     _require_one_instrument(trials)
     place = {state: i for i, group in enumerate(_ORDER_OF_STATES) for state in group}
+    by, _ = score_columns(trials)
+    order = ["_group", "degenerate", by, *(["run"] if "run" in trials.columns else []), "trial"]
     ordered = (
         trials.assign(_group=trials["state"].map(place))
-        .sort_values(["_group", "degenerate", "best_fid_proxy", "trial"], ignore_index=True)
+        .sort_values(order, ignore_index=True)
         .drop(columns="_group")
     )
-    ranked = ordered["state"].isin(_ORDER_OF_STATES[0]) & ordered["best_fid_proxy"].notna()
+    ranked = ordered["state"].isin(_ORDER_OF_STATES[0]) & ordered[by].notna()
+    # Where a rule has a score for some trials only, these come first.
+    ordered = pd.concat([ordered[ranked], ordered[~ranked]], ignore_index=True)
+    ranked = pd.Series(range(len(ordered))) < int(ranked.sum())
     ordered.insert(0, "rank", ranked.cumsum().where(ranked).astype("Int64"))
     ordered.insert(1, "tied_with", _tied_with(ordered))
     for name, more_is_better in SECOND_OBJECTIVES.items():
@@ -73,6 +84,12 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
             after = list(ordered.columns).index(name) + 1
             ordered.insert(after, "pareto", _on_front(ordered, name, more_is_better))
     return ordered
+
+
+def score_columns(trials: pd.DataFrame) -> tuple[str, str]:
+    """Return the columns of the score that ranks trials and of its standard error."""
+    has_rule = "score" in trials.columns
+    return ("score", "score_se") if has_rule else ("best_fid_proxy", "fid_proxy_se")
 
 
 def _require_one_instrument(trials: pd.DataFrame) -> None:
@@ -87,25 +104,35 @@ def _require_one_instrument(trials: pd.DataFrame) -> None:
 
 def _tied_with(ordered: pd.DataFrame) -> pd.Series:
     """Return for each ranked trial the one it is tied with, the first of those that share a place."""
-    tied: list[int | None] = []
-    first = None
-    for _, row in ordered.iterrows():
-        if pd.isna(row["rank"]):
+    by, error = score_columns(ordered)
+    names = ordered["trial"].astype(object)
+    if "run" in ordered.columns:
+        names = ordered["run"] + ":" + ordered["trial"].astype(str)
+    tied: list[int | str | None] = []
+    first: int | None = None
+    columns = [name for name in (by, error, "degenerate", "p_first") if name in ordered.columns]
+    rows = ordered[columns].to_dict("records")
+    for i, (row, place) in enumerate(zip(rows, ordered["rank"], strict=True)):
+        if pd.isna(place):
             tied.append(None)
-        elif first is not None and _is_noise(first, row):
-            tied.append(int(first["trial"]))
+        elif first is not None and _is_noise(rows[first], row, by, error):
+            tied.append(names[first])
         else:
             tied.append(None)
-            first = row
-    return pd.Series(tied, index=ordered.index, dtype="Int64")
+            # After a confirmation only the first is compared with.
+            first = i if first is None or "p_first" not in columns else first
+    kind = "object" if "run" in ordered.columns else "Int64"
+    return pd.Series(tied, index=ordered.index, dtype=kind)
 
 
-def _is_noise(one: pd.Series, other: pd.Series) -> bool:
+def _is_noise(one: Mapping[Hashable, Any], other: Mapping[Hashable, Any], by: str, error: str) -> bool:
     """Return whether two scores differ by less than the noise; a trial without an error has none."""
     if one["degenerate"] != other["degenerate"]:
         return False
-    error = math.hypot(one["fid_proxy_se"], other["fid_proxy_se"])
-    return bool(abs(one["best_fid_proxy"] - other["best_fid_proxy"]) < _QUANTILE * error)
+    if "p_first" in other:
+        return bool(other["p_first"] >= _LEVEL)
+    noise = math.hypot(one[error], other[error])
+    return bool(abs(one[by] - other[by]) < _QUANTILE * noise)
 
 
 def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[bool]:
@@ -115,7 +142,9 @@ def _on_front(ranked: pd.DataFrame, second: str, more_is_better: bool) -> list[b
     """
     completed = ranked["state"] == TrialState.COMPLETED
     sign = -1.0 if more_is_better else 1.0
-    scores = ranked["best_fid_proxy"] + ABOVE_ALL * ranked["degenerate"].astype("Float64").fillna(0)
+    scores = ranked[score_columns(ranked)[0]] + ABOVE_ALL * ranked["degenerate"].astype(
+        "Float64"
+    ).fillna(0)
     points = list(zip(scores.astype(float), sign * ranked[second], completed, strict=True))
     return [
         bool(
@@ -220,10 +249,11 @@ def gain_over_default(ranked: pd.DataFrame) -> Gain | None:
     default = ranked[(ranked["trial"] == 0) & is_honest]
     if default.empty:
         return None
-    return Gain(float(default["best_fid_proxy"].iloc[0]), float(ranked["best_fid_proxy"].iloc[0]))
+    by, _ = score_columns(ranked)
+    return Gain(float(default[by].iloc[0]), float(ranked[by].iloc[0]))
 
 
 def searched_fields(trials: pd.DataFrame) -> list[str]:
     """Return the columns that are searched fields."""
-    others = ("rank", "tied_with", "pareto", *COLUMNS, *SECOND_OBJECTIVES)
+    others = ("rank", "tied_with", "pareto", "run", *RULE_COLUMNS, *COLUMNS, *SECOND_OBJECTIVES)
     return [column for column in trials.columns if column not in others]

@@ -13,11 +13,18 @@ from rich.text import Text
 
 from tune_gan.results.confirmed import Confirmed, not_separable
 from tune_gan.results.floor import Floor
+from tune_gan.results.formats import (
+    Format,
+    cell,
+    is_missing,
+    print_table,
+    records,
+    table_console,
+)
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, choose, gain_over_default, rank, searched_fields
 from tune_gan.results.trials import SECOND_OBJECTIVES, read_sweep, read_trials, trial_config
 
-_WIDTH_OF_A_FILE = 240
 _WIDTH_OF_A_CAUSE = 24
 
 
@@ -31,25 +38,30 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
     fields = searched_fields(ranked)
     ranked = ranked.head(top or len(ranked))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("\nrank", "\ntrial"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    ranks = [_rank_cell(row) for _, row in ranked.iterrows()]
-    table.add_column("\nstate", no_wrap=True)
-    headings = ("best\nfid_proxy", "\n+-", "at\niteration", "last\nfid_proxy", "\niteration")
-    second = [name for name in (*SECOND_OBJECTIVES, "pareto") if name in ranked.columns]
-    for heading in (*headings, *(f"\n{field}" for field in (*second, *fields))):
-        # Where the terminal is too narrow a number goes on in the next line; none is cut.
-        table.add_column(heading, justify="right", overflow="fold")
     # That a stopped trial was stopped by the scheduler needs no column.
     causes = ranked["cause"].where(ranked["cause"] != "scheduler", "")
-    if causes.any():
-        table.add_column("\ncause", overflow="fold", min_width=_WIDTH_OF_A_CAUSE)
-    columns = ["rank", "trial", "state", "best_fid_proxy", "fid_proxy_se", "best_iteration"]
-    columns += ["fid_proxy", "iteration", *second, *fields, "cause"]
-    shown = ranked.assign(cause=causes, rank=ranks)[columns]
-    for _, row in shown.iterrows():
-        cells = [Text(_cell(cell)) for cell in row]
-        table.add_row(*cells[: len(table.columns)])
+    headings = {"rank": "\nrank", **({"run": "\nrun"} if "run" in ranked.columns else {})}
+    headings |= {"trial": "\ntrial", "state": "\nstate"}
+    headings |= {name: f"\n{name}" for name in ("score", "score_se") if name in ranked.columns}
+    headings |= {"best_fid_proxy": "best\nfid_proxy", "fid_proxy_se": "\n+-"}
+    headings |= {"best_iteration": "at\niteration", "fid_proxy": "last\nfid_proxy"}
+    headings |= {"iteration": "\niteration"}
+    second = [name for name in (*SECOND_OBJECTIVES, "pareto") if name in ranked.columns]
+    headings |= {name: f"\n{name}" for name in (*second, *fields)}
+    headings |= {"cause": "\ncause"} if causes.any() else {}
+    for name, heading in headings.items():
+        if name in ("state", "run"):
+            table.add_column(heading, no_wrap=True)
+        elif name == "cause":
+            table.add_column(heading, overflow="fold", min_width=_WIDTH_OF_A_CAUSE)
+        elif name in ("rank", "trial"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        else:
+            # Where the terminal is too narrow a number goes on in the next line; none is cut.
+            table.add_column(heading, justify="right", overflow="fold")
+    shown = ranked.assign(cause=causes, rank=_rank_cells(ranked))[list(headings)]
+    for row in shown.itertuples(index=False):
+        table.add_row(*(Text(cell(value)) for value in row))
     return table
 
 
@@ -62,11 +74,11 @@ def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
         second objective that and ``pareto``, and its searched fields under ``config``.
     """
     fields = searched_fields(ranked)
-    records = []
-    for _, row in ranked.iterrows():
-        record = {column: _json(row[column]) for column in ranked.columns if column not in fields}
-        records.append({**record, "config": {field: _json(row[field]) for field in fields}})
-    return records
+    found = []
+    for row in records(ranked):
+        config = {field: row.pop(field) for field in fields}
+        found.append({**row, "config": config})
+    return found
 
 
 def best_yaml(run: Path) -> str:
@@ -146,30 +158,36 @@ def gain_line(ranked: pd.DataFrame) -> str:
         return "the default configuration (trial 0) has no honest score to compare with"
     default = ranked[ranked["trial"] == 0].iloc[0]
     tied = default["tied_with"] == best["trial"]
+    seeds = "by the means of several seeds" if "p_first" in ranked.columns else "by one seed each"
     return (
         f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
-        f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, by one seed each"
+        f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, {seeds}"
         + (", which is within the noise of the score" if pd.notna(tied) and tied else "")
     )
 
 
 def print_ranking(
-    ranked: pd.DataFrame, as_json: bool, floor: Floor | None = None, top: int | None = None
+    ranked: pd.DataFrame,
+    form: Format = Format.TABLE,
+    floor: Floor | None = None,
+    top: int | None = None,
 ) -> None:
     """Print ranked trials on the standard output.
 
     Args:
         ranked: What `tune_gan.results.ranking.rank` returns.
-        as_json: As a JSON list of all trials, instead of a table.
+        form: How; as JSON each trial has its searched fields under ``config``.
         floor: What real samples score, to be said below the table.
         top: How many rows the table shows; by default all.
     """
-    if as_json:
+    if form == Format.JSON:
         print(json.dumps(ranking_records(ranked), indent=2))
+    elif form != Format.TABLE:
+        print_table(ranked, form)
     elif ranked.empty:
-        _table_console().print("no trial has been written down yet")
+        table_console().print("no trial has been written down yet")
     else:
-        _table_console().print(ranking_table(ranked, top))
+        table_console().print(ranking_table(ranked, top))
         out = Console(soft_wrap=True, highlight=False, markup=False)
         for line in _legend(ranked, floor, top):
             out.print(line)
@@ -195,11 +213,21 @@ def _is_ranked_degenerate(ranked: pd.DataFrame) -> pd.Series:
     return ranked["rank"].notna() & ranked["degenerate"].fillna(value=False)
 
 
-def _rank_cell(row: pd.Series) -> str:
-    if pd.isna(row["rank"]):
-        return ""
-    tie = "" if pd.isna(row["tied_with"]) else "="
-    return f"{row['rank']}{tie}" + ("!" if row["degenerate"] else "")
+def _rank_cells(ranked: pd.DataFrame) -> list[str]:
+    cells = []
+    for place, tie, degenerate in zip(
+        ranked["rank"], ranked["tied_with"], ranked["degenerate"], strict=True
+    ):
+        marks = "=" * (not is_missing(tie)) + "!" * bool(not is_missing(degenerate) and degenerate)
+        cells.append("" if is_missing(place) else f"{place}{marks}")
+    return cells
+
+
+def print_gain(ranked: pd.DataFrame) -> None:
+    """Print what tuning gained, where a trial is ranked."""
+    if not ranked.empty and not pd.isna(ranked["rank"].iloc[0]):
+        out = Console(soft_wrap=True, highlight=False, markup=False)
+        out.print(f"\n{gain_line(ranked)}")
 
 
 def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
@@ -234,17 +262,16 @@ def print_measurements(measured: Sequence[Any], as_json: bool) -> None:
     for one in measured:
         error = "" if one.standard_error is None else f"{one.standard_error:.2g}"
         table.add_row(one.metric, f"{one.value:.4g}", error, one.instrument)
-    _table_console().print(table)
+    table_console().print(table)
 
 
 def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
     """Print a confirmation on the standard output: a table and what it says, or JSON."""
     table = confirmed.table
     if as_json:
-        records = [{k: _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
         floor = None if confirmed.floor is None else vars(confirmed.floor)
         values = {
-            "configurations": records,
+            "configurations": records(table),
             "instrument": confirmed.instrument or None,
             "real_samples": floor,
             "left": confirmed.num_left,
@@ -256,8 +283,8 @@ def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
     for heading in headings:
         shown.add_column(heading, justify="right", no_wrap=True)
     for _, row in table.iterrows():
-        shown.add_row(*(Text(_cell(row[heading])) for heading in headings))
-    console = _table_console()
+        shown.add_row(*(Text(cell(row[heading])) for heading in headings))
+    console = table_console()
     console.print(shown)
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print(
@@ -277,32 +304,3 @@ def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
         out.print(f"not separable from the first, trial {first}, at the 5 % level: {others}")
     else:
         out.print(f"all others are separable from the first, trial {first}, at the 5 % level")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return value
-    return _json(value)
-
-
-def _table_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
-
-
-def _cell(value: Any) -> str:
-    if _is_missing(value):
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _json(value: Any) -> Any:
-    """Return a cell as Python has it: NumPy's numbers as numbers, what is missing as None."""
-    if _is_missing(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (not isinstance(value, list | dict) and bool(pd.isna(value)))

@@ -3,8 +3,9 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from tune_gan.settings import read_yaml
 
 TRIALS_FILE = "trials.jsonl"
 REPORTS_FILE = "result.json"
+# Of a trial, the samples of its best report; of a run, real ones.
+SAMPLES_FILE = "samples.png"
+REAL_FILE = "real.png"
 # What a report calls the best `ranking_score` of its trial so far.
 METRIC = "best_ranking_score"
 # What a second objective may be, and whether more of it is better.
@@ -24,7 +28,7 @@ SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
 # Above every score.
 ABOVE_ALL = 1e6
 _MOST_ITERATIONS = 10**15
-_LARGEST_NUMBER = 1e300
+LARGEST_NUMBER = 1e300
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ class TrialState(StrEnum):
     PENDING = "pending"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ListedTrial:
     """A trial of a run folder.
 
@@ -50,14 +54,28 @@ class ListedTrial:
         state: How it stands or ended.
         cause: Why.
         values: Its searched fields.
-        reports: Its whole reports, each with an iteration and a score, by iteration.
+        file: The file of its reports, where it may have any.
     """
 
     number: int
     state: TrialState
     cause: str
     values: dict[str, Any]
-    reports: list[dict[str, Any]] = field(default_factory=list)
+    file: Path | None = None
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """Its whole reports, each with an iteration and a score, by iteration."""
+        return self._read[0]
+
+    @property
+    def num_damaged(self) -> int:
+        """How many lines of its reports are damaged."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        return _read_reports(self.file) if self.file else ([], 0)
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
@@ -135,6 +153,11 @@ def read_trials(folder: Path) -> list[ListedTrial]:
 
 def read_reports(path: Path) -> list[dict[str, Any]]:
     """Return the whole reports of a trial by iteration; one that has no score is left out."""
+    return _read_reports(path)[0]
+
+
+def _read_reports(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the whole reports of a trial by iteration, and how many lines are damaged."""
     lines, damaged = read_lines(path)
     if damaged:
         _log.warning("%s: %d damaged lines left out", path, damaged)
@@ -147,7 +170,7 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
             and finite(report, "fid_proxy") is not None
         ):
             reports[iteration] = report
-    return [reports[iteration] for iteration in sorted(reports)]
+    return [reports[iteration] for iteration in sorted(reports)], damaged
 
 
 def finite(report: Mapping[str, Any], name: str) -> float | None:
@@ -155,7 +178,7 @@ def finite(report: Mapping[str, Any], name: str) -> float | None:
     value = report.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= _LARGEST_NUMBER else None
+    return float(value) if abs(value) <= LARGEST_NUMBER else None
 
 
 def ranking_score(report: Mapping[str, Any]) -> float:
@@ -207,13 +230,10 @@ def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedT
     own_folder = trial_folder(folder, number)
     state, cause = TrialState(line["state"]), str(line.get("cause") or "")
     values = line.get("config", _params(own_folder))
-    reports = read_reports(own_folder / REPORTS_FILE)
+    file = own_folder / REPORTS_FILE
     if not own_folder.is_dir() and state != TrialState.PENDING:
         _log.warning("%s is missing", own_folder)
         cause = f"{cause}; its folder is missing".removeprefix("; ")
-    if state in (TrialState.RUNNING, TrialState.PENDING):
-        stand = f"unfinished at iteration {reports[-1]['iteration']}" if reports else "no report yet"
-        cause = f"{stand}; {cause}" if cause else stand
     if not isinstance(values, dict):
         _log.warning("%s: the configuration of trial %d is lost", folder / TRIALS_FILE, number)
         if state in (TrialState.COMPLETED, TrialState.STOPPED):
@@ -221,7 +241,12 @@ def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedT
     # Nothing that a stranger wrote is to pass for another column.
     known = values if isinstance(values, dict) else {}
     known = {name: value for name, value in known.items() if name in GanConfig.model_fields}
-    return ListedTrial(number, state, cause, known, reports)
+    trial = ListedTrial(number, state, cause, known, file)
+    if state in (TrialState.RUNNING, TrialState.PENDING):
+        reached = trial.reports[-1]["iteration"] if trial.reports else None
+        stand = f"unfinished at iteration {reached}" if reached else "no report yet"
+        trial.cause = f"{stand}; {cause}" if cause else stand
+    return trial
 
 
 def _params(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from tune_gan.errors import CheckpointError
 from tune_gan.files import write_whole
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.results.floor import read_floor
+from tune_gan.results.formats import Format
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial_folder, rank
 from tune_gan.results.show import best_yaml, print_next_steps, print_ranking
@@ -25,7 +26,8 @@ def conclude(folder: Path, as_json: bool) -> None:
         SweepFailedError: if all trials have ended and none is ranked.
     """
     ranked = rank(load_results(folder))
-    print_ranking(ranked, as_json, read_floor(folder), top=_SHOWN_TRIALS)
+    form = Format.JSON if as_json else Format.TABLE
+    print_ranking(ranked, form, read_floor(folder), top=_SHOWN_TRIALS)
     unfinished = ranked["state"].isin(["running", "pending"]).any()
     if ranked["rank"].isna().all() and (unfinished or ranked.empty):
         return

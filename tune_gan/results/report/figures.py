@@ -1,0 +1,404 @@
+"""The figures of a report, drawn by plotly from its contents."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from scipy.interpolate import griddata
+
+from tune_gan.space import Distribution
+
+# Of Okabe and Ito (2008), which people who see few colours tell apart.
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#8a8a8a",
+)
+STATE_COLOURS = {
+    "completed": _BLUE,
+    "stopped": _ORANGE,
+    "running": _GREEN,
+    "pending": _GREY,
+    "collapsed": _PURPLE,
+    "diverged": _RED,
+    "failed": _RED,
+}
+_WORST = 1e6
+_NUM_TOP = 5
+_MOST_SLICES = 6
+_NUM_CELLS = 30
+_LEAST_FOR_CONTOUR = 30
+
+
+def figures(
+    contents: Mapping[str, Any], space: Mapping[str, Distribution]
+) -> dict[str, dict[str, Any]]:
+    """Return plotly's figures by name, each only where the run has what it shows.
+
+    Args:
+        contents: What `report_contents` returns.
+        space: The distributions of the searched fields.
+
+    Returns:
+        ``curves, progress, attainable, importance, confirmation, timeline, objectives``,
+        ``slice-FIELD`` for each important field, and ``contour`` of the two most important numbers.
+    """
+    drawn: dict[str, go.Figure | None] = {
+        "curves": _curves(contents),
+        "progress": _progress(contents["progress"]),
+        "attainable": _attainable(contents["attainable"]),
+        "importance": _importance(contents["importance"]),
+        "confirmation": _confirmation(contents["confirmation"]),
+        "timeline": _timeline(contents),
+        "objectives": _objectives(contents),
+    }
+    important = important_fields(contents)
+    for field in important[:_MOST_SLICES]:
+        drawn[f"slice-{field}"] = _slice(contents, field, space[field])
+    drawn["contour"] = _contour(contents, important, space)
+    return {name: _plain(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def important_fields(contents: Mapping[str, Any]) -> list[str]:
+    """Return the searched fields, the most important first where that is known."""
+    ordered = [row["field"] for row in contents["importance"].get("fields", [])]
+    known = [field for field in ordered if field in contents["fields"]]
+    return known + [field for field in contents["fields"] if field not in known]
+
+
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 70, "r": 20, "t": 36, "b": 60},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+    )
+    # Numbers as lists: what plotly packs into base64 nobody can read in the page's source.
+    found: dict[str, Any] = figure.to_plotly_json()
+    return {"data": _unpacked(found["data"]), "layout": _unpacked(found["layout"])}
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _unpacked(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_unpacked(part) for part in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _log_axis(title: str) -> dict[str, Any]:
+    return {"type": "log", "title": {"text": title}, "dtick": "D2", "exponentformat": "none"}
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {"title": {"text": title}, "rangemode": "tozero"}
+
+
+def _hover(row: Mapping[str, Any]) -> str:
+    config = "<br>".join(f"{name} {_short(v)}" for name, v in row["config"].items() if v is not None)
+    return f"<b>trial {row['trial']}</b>, {row['state']}<br>{config}"
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    # Plotly reads tags in texts.
+    return text.replace("<", "&lt;")
+
+
+def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
+    """Draw the score of every trial; the best ones thick, those that broke off marked at their end."""
+    rows = {row["trial"]: row for row in contents["leaderboard"]}
+    curves = contents["curves"]["trials"]
+    if not curves:
+        return None
+    figure, in_legend = go.Figure(), set()
+    for curve in sorted(curves, key=lambda c: -(rows[c["trial"]]["rank"] or math.inf)):
+        row = rows[curve["trial"]]
+        state, is_top = row["state"], (row["rank"] or math.inf) <= _NUM_TOP
+        # The worst value stands for what has none.
+        reported = zip(curve["iteration"], curve["fid_proxy"], strict=True)
+        points = [(iteration, score) for iteration, score in reported if 0 < score < _WORST]
+        if not points:
+            continue
+        ends_early = state in ("diverged", "collapsed", "failed", "stopped")
+        sizes = [0] * (len(points) - 1) + [7 if ends_early else 0]
+        figure.add_scatter(
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
+            mode="lines+markers",
+            line={"color": STATE_COLOURS[state], "width": 3.5 if is_top else 1},
+            opacity=1 if is_top else 0.45,
+            marker={"size": sizes, "symbol": "circle" if state == "stopped" else "x"},
+            name=state,
+            legendgroup=state,
+            showlegend=state not in in_legend,
+            text=_hover(row),
+            hovertemplate="%{text}<br>fid_proxy %{y:.4g} at %{x}<extra></extra>",
+            meta=curve["trial"],
+        )
+        in_legend.add(state)
+    figure.update_layout(xaxis=_axis("iteration"), yaxis=_log_axis("fid_proxy"), hovermode="closest")
+    return figure
+
+
+def _progress(points: Sequence[Mapping[str, Any]]) -> go.Figure | None:
+    if len(points) < 2:
+        return None
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[point["iterations"] for point in points],
+        y=[point["best"] for point in points],
+        line={"shape": "hv", "color": _BLUE, "width": 2.5},
+        name="best so far",
+        hovertemplate="%{y:.4g} after %{x:,} iterations<extra></extra>",
+    )
+    figure.update_layout(
+        xaxis=_axis("iterations of all trials"), yaxis=_log_axis("best fid_proxy so far")
+    )
+    return figure
+
+
+def _attainable(rows: Sequence[Mapping[str, Any]]) -> go.Figure | None:
+    if len(rows) < 2:
+        return None
+    figure = go.Figure()
+    counts = [row["k"] for row in rows]
+    figure.add_scatter(
+        x=counts + counts[::-1],
+        y=[row["high"] for row in rows] + [row["low"] for row in rows][::-1],
+        fill="toself",
+        fillcolor="rgba(0,114,178,0.2)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="80 % of the draws",
+    )
+    figure.add_scatter(
+        x=counts,
+        y=[row["expected"] for row in rows],
+        mode="lines+markers",
+        line={"color": _BLUE, "width": 2.5},
+        name="expected",
+        hovertemplate="%{y:.4g} of %{x} trials<extra></extra>",
+    )
+    figure.update_layout(
+        xaxis={"type": "log", "title": {"text": "trials"}, "tickvals": counts},
+        yaxis=_log_axis("lowest fid_proxy"),
+    )
+    return figure
+
+
+def _importance(found: Mapping[str, Any]) -> go.Figure | None:
+    if "fields" not in found:
+        return None
+    rows = list(reversed(found["fields"]))
+    ceiling = next(row["high"] for row in rows if row["field"] == "noise")
+    figure = go.Figure()
+    figure.add_bar(
+        x=[row["share"] for row in rows],
+        y=[row["field"] for row in rows],
+        orientation="h",
+        marker={"color": [_BLUE if row["matters"] else _GREY for row in rows]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [row["high"] - row["share"] for row in rows],
+            "arrayminus": [row["share"] - row["low"] for row in rows],
+        },
+        hovertemplate="%{y} %{x:.2f}<extra></extra>",
+    )
+    figure.add_vline(x=ceiling, line={"dash": "dash", "color": _RED, "width": 2})
+    figure.update_layout(
+        xaxis=_axis("share of the importance of all; dashed: what noise reaches"),
+        yaxis={"automargin": True},
+        height=max(240, 32 * len(rows) + 90),
+    )
+    return figure
+
+
+def _confirmation(found: Mapping[str, Any] | None) -> go.Figure | None:
+    rows = [row for row in (found or {}).get("configurations", []) if row["scores"]]
+    if not rows:
+        return None
+    figure = go.Figure()
+    names = [f"trial {row['trial']}" for row in rows]
+    figure.add_scatter(
+        x=[name for name, row in zip(names, rows, strict=True) for _ in row["scores"]],
+        y=[score for row in rows for score in row["scores"]],
+        mode="markers",
+        marker={"color": _ORANGE, "size": 7},
+        name="a seed",
+        hovertemplate="%{x}: %{y:.4g}<extra></extra>",
+    )
+    known = [(name, row) for name, row in zip(names, rows, strict=True) if row["low"] is not None]
+    figure.add_scatter(
+        x=[name for name, _ in known],
+        y=[row["mean"] for _, row in known],
+        mode="markers",
+        marker={"symbol": "line-ew", "size": 22, "line": {"width": 3, "color": _BLUE}},
+        error_y={"type": "data", "array": [row["high"] - row["mean"] for _, row in known]},
+        name="mean, 95 % interval",
+        hovertemplate="%{x}: mean %{y:.4g}<extra></extra>",
+    )
+    # An interval may reach below 0, where a logarithm has nothing to show.
+    figure.update_layout(yaxis=_axis("fid_proxy"), xaxis={"type": "category"})
+    return figure
+
+
+def _timeline(contents: Mapping[str, Any]) -> go.Figure | None:
+    stretches = contents["timeline"]
+    if not stretches:
+        return None
+    states = {row["trial"]: row["state"] for row in contents["leaderboard"]}
+    workers = sorted({stretch["worker"] for stretch in stretches})
+    figure = go.Figure()
+    for state in dict.fromkeys(states.values()):
+        own = [stretch for stretch in stretches if states.get(stretch["trial"]) == state]
+        if own:
+            figure.add_bar(
+                base=[stretch["start"] for stretch in own],
+                x=[stretch["end"] - stretch["start"] for stretch in own],
+                y=[stretch["worker"] for stretch in own],
+                orientation="h",
+                name=state,
+                text=[stretch["trial"] for stretch in own],
+                textposition="inside",
+                insidetextanchor="middle",
+                marker={"color": STATE_COLOURS[state], "line": {"color": "white", "width": 1}},
+                hovertemplate="trial %{text}: %{x:.1f} s from second %{base:.1f}<extra></extra>",
+            )
+    figure.update_layout(
+        barmode="overlay",
+        xaxis=_axis("seconds"),
+        yaxis={"automargin": True, "type": "category"},
+        height=max(220, 44 * len(workers) + 110),
+    )
+    return figure
+
+
+def _objectives(contents: Mapping[str, Any]) -> go.Figure | None:
+    name = contents["objective"]
+    rows = [
+        row
+        for row in contents["leaderboard"]
+        if name and row["state"] == "completed" and row[name] is not None and row["best_fid_proxy"]
+    ]
+    if not rows:
+        return None
+    figure = go.Figure()
+    for on_front, colour, label in ((False, _GREY, "others"), (True, _RED, "Pareto front")):
+        own = sorted((r for r in rows if bool(r["pareto"]) == on_front), key=lambda row: row[name])
+        figure.add_scatter(
+            x=[row[name] for row in own],
+            y=[row["best_fid_proxy"] for row in own],
+            mode="lines+markers" if on_front else "markers",
+            line={"shape": "hv"},
+            marker={"color": colour, "size": 8},
+            name=label,
+            text=[_hover(row) for row in own],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    figure.update_layout(xaxis=_axis(name), yaxis=_log_axis("best fid_proxy"))
+    return figure
+
+
+def _measured(contents: Mapping[str, Any], *fields: str) -> list[Mapping[str, Any]]:
+    """Return the rows of trials that are ranked and have these fields."""
+    return [
+        row
+        for row in contents["leaderboard"]
+        if row["rank"] and row["best_fid_proxy"] and all(row["config"][f] is not None for f in fields)
+    ]
+
+
+def _slice(contents: Mapping[str, Any], field: str, distribution: Distribution) -> go.Figure | None:
+    rows = _measured(contents, field)
+    if not rows:
+        return None
+    figure = go.Figure()
+    for state in ("completed", "stopped"):
+        own = [row for row in rows if row["state"] == state]
+        values = [row["config"][field] for row in own]
+        figure.add_scatter(
+            x=[str(value) for value in values] if distribution.is_finite else values,
+            y=[row["best_fid_proxy"] for row in own],
+            mode="markers",
+            marker={"color": STATE_COLOURS[state], "size": 7, "opacity": 0.75},
+            name=state,
+            text=[_hover(row) for row in own],
+            hovertemplate="%{text}<br>fid_proxy %{y:.4g}<extra></extra>",
+        )
+    axis: dict[str, Any] = {"title": {"text": field}}
+    if distribution.is_finite:
+        axis |= {"type": "category", "categoryarray": [str(v) for v in distribution.arguments]}
+    elif distribution.kind.startswith("log_"):
+        axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+    figure.update_layout(xaxis=axis, yaxis=_log_axis("best fid_proxy"), height=320)
+    return figure
+
+
+def _contour(
+    contents: Mapping[str, Any], important: Sequence[str], space: Mapping[str, Distribution]
+) -> go.Figure | None:
+    """Draw log10 of the score over the two most important numbers, between the trials by lines."""
+    numbers = [field for field in important if not space[field].is_finite]
+    if len(numbers) < 2:
+        return None
+    first, second = numbers[:2]
+    rows = _measured(contents, first, second)
+    if len(rows) < _LEAST_FOR_CONTOUR:
+        return None
+    points = np.array([[_placed(row, f, space) for f in (first, second)] for row in rows])
+    scores = np.log10([row["best_fid_proxy"] for row in rows])
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low == high).any():
+        return None
+    # Both axes from 0 to 1, or triangles would be drawn along the longer one.
+    places = np.linspace(0, 1, _NUM_CELLS)
+    grid = griddata(
+        (points - low) / (high - low), scores, tuple(np.meshgrid(places, places)), method="linear"
+    )
+    x, y = (low[i] + places * (high[i] - low[i]) for i in (0, 1))
+    figure = go.Figure()
+    figure.add_contour(
+        x=_unplaced(x, space[first]),
+        y=_unplaced(y, space[second]),
+        z=grid,
+        colorscale="Cividis",
+        reversescale=True,
+        colorbar={"title": {"text": "log10 of<br>fid_proxy"}},
+        hoverinfo="skip",
+        line={"width": 0.5},
+    )
+    figure.add_scatter(
+        x=[row["config"][first] for row in rows],
+        y=[row["config"][second] for row in rows],
+        mode="markers",
+        marker={"color": "white", "size": 6, "line": {"color": "black", "width": 1}},
+        text=[_hover(row) for row in rows],
+        customdata=[row["best_fid_proxy"] for row in rows],
+        hovertemplate="%{text}<br>fid_proxy %{customdata:.4g}<extra></extra>",
+        showlegend=False,
+    )
+    axes = [
+        {"title": {"text": name}, **({"type": "log"} if space[name].kind.startswith("log_") else {})}
+        for name in (first, second)
+    ]
+    figure.update_layout(xaxis=axes[0], yaxis=axes[1], height=460)
+    return figure
+
+
+def _placed(row: Mapping[str, Any], field: str, space: Mapping[str, Distribution]) -> float:
+    value = float(row["config"][field])
+    return math.log10(value) if space[field].kind.startswith("log_") else value
+
+
+def _unplaced(values: np.ndarray, distribution: Distribution) -> np.ndarray:
+    return 10.0**values if distribution.kind.startswith("log_") else values

@@ -1,0 +1,168 @@
+"""Write a run's report: one HTML file that needs nothing else, and its numbers as JSON."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from tune_gan.errors import ConfigError
+from tune_gan.files import write_whole
+from tune_gan.grids import training_gif
+from tune_gan.results.report.contents import report_contents
+from tune_gan.results.report.figures import STATE_COLOURS, figures, important_fields
+from tune_gan.results.report.parallel import HEIGHT, WIDTH, parallel_coordinates
+from tune_gan.results.trials import REAL_FILE, SAMPLES_FILE, read_sweep, trial_folder
+from tune_gan.space import Distribution
+
+REPORT_FILE = "report.html"
+NUMBERS_FILE = "report.json"
+# Of the best trials; the page is to fit into a mail.
+_NUM_WITH_SAMPLES = 30
+_LARGEST_PICTURE = 300_000
+_LARGEST_GIF = 2_000_000
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_report` wrote.
+
+    Attributes:
+        page: The HTML file.
+        numbers: The JSON file beside it.
+        num_unfinished: Trials that were running or pending.
+    """
+
+    page: Path
+    numbers: Path
+    num_unfinished: int
+
+
+def write_report(run: Path, page: Path | None = None, refresh_s: int | None = None) -> Written:
+    """Write the report of a run, finished or not.
+
+    Args:
+        run: The run folder.
+        page: The HTML file, by default ``report.html`` in the run folder; the numbers go
+            beside it, into a file of its name with the ending ``.json``.
+        refresh_s: Seconds after which a browser reads the page again; never by default.
+
+    Raises:
+        ConfigError: if the page's name does not end in ``.html``.
+        RunFolderError: if the folder is no run folder.
+        IncomparableError: if trials were scored with different instruments.
+        StorageError: if a file cannot be written.
+    """
+    page = page or run / REPORT_FILE
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{page}: a report's name ends in .html")
+    contents = report_contents(run)
+    space = {name: Distribution.from_mapping(given) for name, given in read_sweep(run)["space"].items()}
+    numbers = page.with_suffix(".json")
+    write_whole(numbers, json.dumps(contents, indent=1, allow_nan=False))
+    write_whole(page, render(run, contents, space, refresh_s))
+    states = {row["state"]: row["trials"] for row in contents["states"]}
+    return Written(page, numbers, states.get("running", 0) + states.get("pending", 0))
+
+
+def render(
+    run: Path,
+    contents: Mapping[str, Any],
+    space: Mapping[str, Distribution],
+    refresh_s: int | None = None,
+) -> str:
+    """Return the page.
+
+    Every text is escaped by jinja2, data in scripts by their encoding, and a content security policy
+    forbids the page to fetch anything: nothing that a spec, a name or an error says can run.
+    """
+    environment = Environment(
+        loader=PackageLoader("tune_gan.results.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # What is not set needs not be drawn.
+    environment.filters["cell"] = _cell
+    drawn = figures(contents, space)
+    axes, lines = parallel_coordinates(contents, space)
+    best = contents["headline"].get("trial")
+    gif = None if best is None else _gif(trial_folder(run, best))
+    return environment.get_template("page.html.j2").render(
+        **contents,
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 -- the library's own file
+        figures=_as_script(drawn),
+        drawn=list(drawn),
+        rows=_as_script(_dialog_rows(contents)),
+        axes=axes,
+        lines=lines,
+        size=(WIDTH, HEIGHT),
+        colours=STATE_COLOURS,
+        important=important_fields(contents),
+        samples=_samples(run, contents),
+        real=_picture(run / REAL_FILE),
+        gif=gif,
+        refresh_s=refresh_s,
+    )
+
+
+def _as_script(value: Any) -> Markup:
+    """Return data as a script may hold it: no text in it can end the script."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 -- escaped just above
+
+
+def _dialog_rows(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a click on a trial shows of it."""
+    return {
+        str(row["trial"]): {
+            name: row[name]
+            for name in ("state", "cause", "best_fid_proxy", "best_iteration", "iteration", "config")
+        }
+        for row in contents["leaderboard"]
+    }
+
+
+def _samples(run: Path, contents: Mapping[str, Any]) -> dict[int, str]:
+    pictures = {}
+    for row in contents["leaderboard"][:_NUM_WITH_SAMPLES]:
+        picture = _picture(trial_folder(run, row["trial"]) / SAMPLES_FILE)
+        if picture:
+            pictures[row["trial"]] = picture
+    return pictures
+
+
+def _picture(file: Path) -> str | None:
+    """Return a PNG as a page holds it, or None where there is none, or it is something else."""
+    try:
+        content = file.read_bytes() if file.stat().st_size <= _LARGEST_PICTURE else b""
+    except OSError:
+        return None
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _gif(folder: Path) -> str | None:
+    try:
+        content = training_gif(folder)
+    # A stranger's picture fails in many ways.
+    except (OSError, ValueError, SyntaxError):
+        return None
+    if content is None or len(content) > _LARGEST_GIF:
+        return None
+    return f"data:image/gif;base64,{base64.b64encode(content).decode()}"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
