@@ -97,8 +97,16 @@ def _headline(run: Path, ranked: pd.DataFrame) -> dict[str, Any]:
         "gain": gain_line(ranked),
         "tied": tied,
         "command": f"tune-gan train --config {config}",
-        "yaml": best_yaml(run),
+        "yaml": _yaml(run),
     }
+
+
+def _yaml(run: Path) -> str:
+    """Return the best configuration, or why there is none, as where somebody wrote it by hand."""
+    try:
+        return best_yaml(run)
+    except TuneGanError as error:
+        return f"# {error}"
 
 
 def _states(ranked: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,0 +1,253 @@
+"""The report of a run: its numbers, and its page in a real browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.results.test_confirmed import CLEAR, write_confirmation
+from tests.results.test_importance import write_study
+from tests.results.test_results import COLLAPSED, TRIALS, Trial, write_run
+from tune_gan.errors import ConfigError, RunFolderError
+from tune_gan.files import append_line
+from tune_gan.grids import GRIDS, grid_file, save_whole
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import rank
+from tune_gan.results.report.page import write_report
+from tune_gan.results.show import ranking_records
+from tune_gan.search.lock import locked
+
+_HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def _with_pictures(run: Path, num_trials: int) -> Path:
+    source = np.random.default_rng(0)
+    save_whole(Image.new("L", (160, 160), 90), run / "real.png")
+    for number in range(num_trials):
+        folder = run / f"trial_{number:05d}"
+        (folder / GRIDS).mkdir(parents=True, exist_ok=True)
+        for iteration in (100, 200, 300) if number < 5 else ():
+            pixels = source.integers(256, size=(160, 160), dtype=np.uint8)
+            save_whole(Image.fromarray(pixels), grid_file(folder, iteration))
+            shutil.copy(grid_file(folder, iteration), folder / "samples.png")
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return _with_pictures(write_run(tmp_path / "run", [*TRIALS, COLLAPSED]), 8)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if _CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # As root a sandbox cannot be had; and what is drawn must need no WebGL.
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+class _Page:
+    """A report in the browser, and what it did."""
+
+    def __init__(self, browser: Any, file: Path) -> None:
+        self.page = browser.new_page(viewport={"width": 1240, "height": 900})
+        self.problems: list[str] = []
+        self.fetched: list[str] = []
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.fetched.append(request.url))
+        self.page.goto(file.absolute().as_uri())
+        self.page.wait_for_function("document.querySelectorAll('.plot').length == 0 || window.Plotly")
+
+    def fetched_from_outside(self, file: Path) -> list[str]:
+        return [u for u in self.fetched if u != file.absolute().as_uri() and not u.startswith("data:")]
+
+    def trials(self) -> list[int]:
+        rows = self.page.locator("#trials tbody tr:visible")
+        return [int(row.get_attribute("data-trial")) for row in rows.all()]
+
+
+def test_the_numbers_are_those_of_the_run(run: Path) -> None:
+    written = write_report(run)
+    assert (written.page, written.numbers) == (run / "report.html", run / "report.json")
+    assert written.num_unfinished == 2
+    numbers = json.loads(written.numbers.read_text())
+    assert numbers["leaderboard"] == ranking_records(rank(load_results(run)))
+    assert numbers["headline"]["trial"] == 2
+    assert numbers["headline"]["command"].startswith("tune-gan train --config ")
+    assert {row["state"]: row["trials"] for row in numbers["states"]}["diverged"] == 1
+    assert numbers["importance"]["missing"].startswith("4 trials can be compared")
+    assert [c["trial"] for c in numbers["curves"]["trials"]] == [0, 1, 2, 3, 4, 5, 7]
+    page = written.page.read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert page.count("data:image/gif;base64,") == 1
+
+
+def test_it_loads_sorts_filters_and_shows_a_trial(run: Path, browser: Any) -> None:
+    file = write_report(run).page
+    shown = _Page(browser, file)
+    assert shown.trials() == [2, 0, 1, 5, 6, 7, 4, 3]
+    shown.page.get_by_role("button", name="best_fid_proxy", exact=True).click()
+    # What a trial has not is below, upwards and downwards.
+    by_score = [7, 5, 4, 2, 3, 0, 1]
+    assert shown.trials()[-1] == 6
+    scores = {
+        row["trial"]: row["best_fid_proxy"]
+        for row in json.loads((run / "report.json").read_text())["leaderboard"]
+    }
+    assert [scores[t] for t in shown.trials()[:-1]] == sorted(scores[t] for t in by_score)
+    shown.page.get_by_role("button", name="best_fid_proxy", exact=True).press("Enter")
+    assert [scores[t] for t in shown.trials()[:-1]] == sorted(
+        (scores[t] for t in by_score), reverse=True
+    )
+    assert shown.trials()[-1] == 6
+    shown.page.get_by_label("Filter").fill("completed 0.01")
+    assert shown.trials() == [0]
+    assert shown.page.locator("#count").text_content() == "1 of 8 trials"
+    shown.page.get_by_label("Filter").fill("")
+    shown.page.get_by_role("button", name="Show trial 2").click()
+    dialog = shown.page.get_by_role("dialog")
+    assert dialog.is_visible()
+    assert "Trial 2" in dialog.text_content()
+    assert "gen_lr: 0.0001" in dialog.text_content()
+    assert dialog.locator("#trial-samples").evaluate("image => image.naturalWidth") == 160
+    shown.page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert shown.page.locator(".plot .main-svg").count() > 0
+    assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+def test_what_a_stranger_wrote_runs_nothing(tmp_path: Path, browser: Any) -> None:
+    trials: list[Trial] = [*TRIALS, ("failed", [9.0], _HOSTILE)]
+    run = write_run(tmp_path / "run with <b> and 'quotes'", trials)
+    spec = (run / "sweep.yaml").read_text() + f"# {_HOSTILE}\n"
+    (run / "sweep.yaml").write_text(spec)
+    (run / "environment.json").write_text(json.dumps({"command": _HOSTILE, "host": _HOSTILE}))
+    line = {"trial": 0, "state": "completed", "config": {"gen_lr": 0.01, "disc_hidden": _HOSTILE}}
+    append_line(run / "trials.jsonl", line)
+    append_line(
+        run / "trial_00000" / "result.json",
+        {"iteration": 400, "fid_proxy": 2.0, "instrument": _HOSTILE},
+    )
+    file = write_report(run).page
+    shown = _Page(browser, file)
+    shown.page.get_by_role("button", name="Show trial 0").click()
+    shown.page.wait_for_timeout(300)
+    assert shown.page.evaluate("window.hacked") is None
+    assert _HOSTILE in shown.page.get_by_role("dialog").text_content()
+    assert _HOSTILE in shown.page.locator("#states").text_content()
+    assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+def test_what_a_large_run_shows(tmp_path: Path, browser: Any) -> None:
+    """Importance, contour, timeline, seeds and a hideable state, of 200 trials in under 10 MB."""
+    run = _with_pictures(write_study(tmp_path / "run", 200), 200)
+    for number in range(200):
+        file = run / f"trial_{number:05d}" / "result.json"
+        if number % 10 == 9:
+            append_line(run / "trials.jsonl", {"trial": number, "state": "diverged", "cause": "nan"})
+        reports = [json.loads(line) for line in file.read_text().splitlines()]
+        file.unlink()
+        for i, report in enumerate(reports):
+            when = {
+                "reported_at": 1e9 + 10 * number + i,
+                "time_s": 1.0 + i,
+                "worker": f"a:{number % 2}",
+            }
+            append_line(file, {**report, **when})
+    write_confirmation(run, CLEAR)
+    file = write_report(run).page
+    assert file.stat().st_size < 10_000_000
+    shown = _Page(browser, file)
+    names = shown.page.locator("[data-figure]").evaluate_all(
+        "plots => plots.map(p => p.dataset.figure)"
+    )
+    assert {
+        "curves",
+        "progress",
+        "attainable",
+        "importance",
+        "confirmation",
+        "timeline",
+        "contour",
+    } <= set(names)
+    assert {"slice-gen_lr", "slice-beta1", "slice-dropout"} <= set(names)
+    shown.page.wait_for_function(f"document.querySelectorAll('.plot .main-svg').length >= {len(names)}")
+    lines = shown.page.locator("#parallel polyline:visible")
+    assert lines.count() == 200
+    shown.page.get_by_label("hide diverged").check()
+    assert lines.count() == 180
+    assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [[], [("pending", [], "")], [("diverged", [1e6], "gen_loss is nan")], [("running", [5.0], "")]],
+)
+def test_a_run_without_a_winner_has_a_page_too(
+    trials: list[Trial], tmp_path: Path, browser: Any
+) -> None:
+    run = write_run(tmp_path / "run", trials)
+    if not trials:
+        (run / "trials.jsonl").touch()
+    file = write_report(run).page
+    shown = _Page(browser, file)
+    assert "No trial is ranked yet" in shown.page.locator(".headline").text_content()
+    assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+def test_damaged_pictures_are_left_out(run: Path) -> None:
+    (run / "trial_00002" / "samples.png").write_bytes(b"<svg onload=alert(1)>")
+    grid_file(run / "trial_00002", 200).write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    page = write_report(run).page.read_text()
+    assert "onload=alert" not in page
+    assert "data:image/gif" not in page
+
+
+def test_wrong_names_and_folders_are_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a report's name ends in \.html"):
+        write_report(run, tmp_path / "report.pdf")
+    with pytest.raises(RunFolderError):
+        write_report(tmp_path)
+
+
+def test_it_is_written_again_while_the_sweep_runs(run: Path) -> None:
+    command = [sys.executable, "-m", "tune_gan", "report", str(run), "--watch"]
+    with locked(run):
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not (run / "report.html").is_file() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert 'http-equiv="refresh" content="15"' in (run / "report.html").read_text()
+        append_line(run / "trial_00002" / "result.json", {"iteration": 400, "fid_proxy": 0.5})
+    output, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert output.splitlines() == [str(run / "report.html")] * 2 + [str(run / "report.json")]
+    page = (run / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert "fid_proxy 0.5<" in page
+
+
+def test_where_it_cannot_be_written_it_says_so(run: Path) -> None:
+    (run / "report.html").mkdir()
+    command = [sys.executable, "-m", "tune_gan", "report", str(run)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"tune-gan: {run / 'report.html'} cannot be written")
+    assert len(ended.stderr.splitlines()) == 1
