@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, TuneGanError
@@ -23,7 +25,7 @@ from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.training import Report, ReportState, iterate
 from tune_gan.metrics.frechet import FrechetReference
 from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
-from tune_gan.metrics.score import score_latents
+from tune_gan.metrics.score import NUM_GENERATED, score_latents
 from tune_gan.results.trials import (
     ListedTrial,
     TrialState,
@@ -80,6 +82,45 @@ def _samples(config: GanConfig, report: Report, count: int, seed: int | None = N
 
 def _in_colour(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def known_samples(config: GanConfig, weights: Path | None) -> pd.DataFrame:
+    """Return what `fid_proxy` and the distance of MobileNetV2 say of samples of known faults.
+
+    Returns:
+        A row a fault, of 2,000 real training images each but for noise and blank ones.
+    """
+    data = load_data(config)
+    held_out = resize(data.held_out, config.image_size)
+    real = resize(data.train[:NUM_GENERATED], config.image_size)
+    scorer = scorer_of(config)
+    features = imagenet_features(load_mobilenet(weights), _IMAGENET_SIZE)
+    reference = FrechetReference(features(_in_colour(held_out)), scale=False)
+    source = torch.Generator().manual_seed(0)
+
+    def with_noise(deviation: float) -> Tensor:
+        noise = deviation * torch.randn(real.shape, generator=source)
+        return (real + noise).clamp(0, 255).to(torch.uint8)
+
+    faults = {
+        "none": real,
+        "noise of 10 grey levels": with_noise(10),
+        "noise of 40 grey levels": with_noise(40),
+        "each pixel the mean of 3x3": avg_pool2d(real.float(), 3, 1, 1).to(torch.uint8),
+        "100 images, repeated": real[torch.randint(100, (len(real),), generator=source)],
+        "one image, repeated": real[:1].expand(real.shape),
+        "noise alone": torch.randint(256, real.shape, generator=source, dtype=torch.uint8),
+        "blank": torch.zeros_like(real),
+    }
+    rows = [
+        {
+            "fault": fault,
+            "fid_proxy": scorer.score(samples)["fid_proxy"],
+            "MobileNetV2": reference.measure(features(_in_colour(samples))).value,
+        }
+        for fault, samples in faults.items()
+    ]
+    return pd.DataFrame(rows).set_index("fault")
 
 
 def measure_run(run: Path, num_trials: int, workers: int, weights: Path | None) -> pd.DataFrame:
@@ -185,6 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(agreement(generators).to_string(float_format="%.3f"))
     print("\nscores at a share of training against the final and the best one\n")
     print(early_and_final(options.run).to_string(float_format="%.3f"))
+    config = GanConfig.parse(read_sweep(options.run)["gan"])
+    print("\nboth distances of real images with a known fault\n")
+    print(known_samples(config, options.weights).to_string(float_format="%.1f"))
 
 
 if __name__ == "__main__":

@@ -433,9 +433,9 @@ def rank(
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Say how far a sweep has come, and who is at work on it."""
     from tune_gan.results.show import print_status
-    from tune_gan.search.lock import holder
+    from tune_gan.search.lock import held_since, holder
 
-    print_status(run, holder(run), as_json)
+    print_status(run, holder(run), held_since(run), as_json)
 
 
 @app.command()

@@ -665,24 +665,23 @@ def test_foreign_configurations_are_shown_and_change_nothing_else(
 @pytest.mark.parametrize("search", ["null", "3", "[]", "{}"])
 def test_how_far_a_run_of_a_foreign_sweep_file_has_come(tmp_path: Path, search: str) -> None:
     run = write_run(tmp_path / "run", TRIALS, f"{SWEEP}search: {search}\n")
-    assert status_record(run) == {
-        "trials": None,
-        "states": {
-            "completed": 2,
-            "stopped": 1,
-            "failed": 1,
-            "diverged": 1,
-            "running": 1,
-            "pending": 1,
-        },
-        "best_trial": 2,
-        "best_fid_proxy": 5.0,
-        "degenerate": False,
-        "instrument": None,
+    record = status_record(run)
+    assert record["num_trials"] == 7
+    assert record["states"] == {
+        "completed": 2,
+        "stopped": 1,
+        "failed": 1,
+        "diverged": 1,
+        "running": 1,
+        "pending": 1,
     }
+    # The one at work counts, too.
+    assert (record["best_trial"], record["best_fid_proxy"], record["degenerate"]) == (5, 3.0, False)
+    assert record["best_config"] == {"gen_lr": 0.001, "disc_hidden": "32,16"}
+    assert (record["best_age_s"], record["seconds_left"], record["running"]) == (None, None, [])
 
 
 def test_how_far_a_run_has_come_where_none_is_ranked(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", TRIALS[3:5], f"{SWEEP}search: {{num_trials: 9}}\n")
     record = status_record(run)
-    assert (record["trials"], record["best_trial"], record["best_fid_proxy"]) == (9, None, None)
+    assert (record["num_trials"], record["best_trial"], record["best_fid_proxy"]) == (9, None, None)

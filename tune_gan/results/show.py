@@ -17,13 +17,14 @@ from tune_gan.results.formats import (
     Format,
     cell,
     is_missing,
+    plain,
     print_table,
     records,
     table_console,
 )
-from tune_gan.results.load import load_results
-from tune_gan.results.ranking import best_trial, choose, gain_over_default, rank, searched_fields
-from tune_gan.results.trials import SECOND_OBJECTIVES, read_sweep, read_trials, trial_config
+from tune_gan.results.ranking import best_trial, choose, gain_over_default, searched_fields
+from tune_gan.results.standing import read_standing, standing_table
+from tune_gan.results.trials import ABOVE_ALL, SECOND_OBJECTIVES, read_trials, trial_config
 
 _WIDTH_OF_A_CAUSE = 24
 
@@ -94,54 +95,47 @@ def best_yaml(run: Path) -> str:
     return heading + trial_config(run, values).to_yaml()
 
 
-def status_record(run: Path) -> dict[str, Any]:
+def status_record(run: Path, held_since: float | None = None) -> dict[str, Any]:
     """Return how far a run has come.
 
+    Args:
+        run: The run folder.
+        held_since: When the sweep at work was started, in seconds since 1970; None where none is.
+
     Returns:
-        ``trials``, how many the sweep has in all, None for a grid; ``states``, how many are in which
-        state; ``best_trial``, its ``best_fid_proxy``, whether that is ``degenerate``, and its
-        ``instrument``, of those that have a rank so far, else None.
+        What `tune_gan.results.standing.Standing` has, the best score as ``best_fid_proxy`` and whether
+        it is ``degenerate``.
 
     Raises:
         RunFolderError: if the folder is no run folder.
     """
-    ranked = rank(load_results(run))
-    counts = {str(state): int(n) for state, n in ranked["state"].value_counts().items()}
-    search = read_sweep(run).get("search")
-    has_best = not ranked.empty and not pd.isna(ranked["rank"].iloc[0])
-    best = ranked.iloc[0] if has_best else None
-    return {
-        "trials": search.get("num_trials") if isinstance(search, dict) else None,
-        "states": counts,
-        "best_trial": None if best is None else int(best["trial"]),
-        "best_fid_proxy": None if best is None else float(best["best_fid_proxy"]),
-        "degenerate": None if best is None else bool(best["degenerate"]),
-        "instrument": None if best is None else best["instrument"],
-    }
+    standing = read_standing(run, held_since)
+    record = vars(standing) | {"running": [vars(one) for one in standing.running]}
+    score = record.pop("best_score")
+    degenerate = score is not None and score > ABOVE_ALL
+    record["best_fid_proxy"] = score - ABOVE_ALL if degenerate else score
+    config = {name: plain(value) for name, value in standing.best_config.items()}
+    return {**record, "degenerate": degenerate, "best_config": config}
 
 
-def print_status(run: Path, at_work: str | None, as_json: bool) -> None:
+def print_status(run: Path, at_work: str | None, held_since: float | None, as_json: bool) -> None:
     """Print how far a run has come on the standard output.
 
     Args:
         run: The run folder.
         at_work: Who holds it, in words, if somebody does.
+        held_since: Since when, in seconds since 1970.
         as_json: As JSON, with ``at_work`` added.
     """
-    record = {**status_record(run), "at_work": at_work}
     if as_json:
-        print(json.dumps(record, indent=2))
+        print(json.dumps({**status_record(run, held_since), "at_work": at_work}, indent=2))
         return
-    states = ", ".join(f"{n} {state}" for state, n in record["states"].items()) or "none has begun"
-    print(f"trials: {states}" + (f", of {record['trials']} in all" if record["trials"] else ""))
-    if record["best_trial"] is not None:
-        mark = " (degenerate)" if record["degenerate"] else ""
-        by = f", measured by {record['instrument']}" if record["instrument"] else ""
-        score = f"fid_proxy {record['best_fid_proxy']:.4g}{mark}"
-        print(f"best:   {score} by trial {record['best_trial']}{by}")
-    ended = sum(n for state, n in record["states"].items() if state not in ("running", "pending"))
-    go_on = "" if ended == record["trials"] else f"; tune-gan resume {shlex.quote(str(run))} goes on"
-    print(f"at work: {at_work or 'nobody' + go_on}")
+    standing = read_standing(run, held_since)
+    Console(highlight=False).print(standing_table(standing, "sweep"))
+    go_on = "" if standing.num_ended == standing.num_trials else "; "
+    go_on += f"tune-gan resume {shlex.quote(str(run))} goes on" if go_on else ""
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    out.print(f"at work: {at_work or 'nobody' + go_on}")
 
 
 def gain_line(ranked: pd.DataFrame) -> str:

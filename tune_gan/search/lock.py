@@ -89,6 +89,17 @@ def holder(folder: Path) -> str | None:
     return None
 
 
+def held_since(folder: Path) -> float | None:
+    """Return when a run folder was taken by who holds it, in seconds since 1970, or None."""
+    if holder(folder) is None:
+        return None
+    try:
+        since = json.loads((folder / LOCK_FILE).read_text(encoding="utf-8"))["since"]
+        return datetime.fromisoformat(since).timestamp()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))

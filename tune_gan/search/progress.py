@@ -1,80 +1,91 @@
-"""What a sweep shows while it runs: a bar on a terminal, a line for every finished trial."""
+"""What a sweep shows while it runs: a live table on a terminal, a line for every finished trial."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.live import Live
 
+from tune_gan.results.standing import Running, Standing, standing_table
 from tune_gan.results.trials import METRIC, describe_score
-from tune_gan.search.spec import SweepSpec
+from tune_gan.search.study import SweepStudy
 from tune_gan.settings import describe_duration
 
 
 class SweepProgress(tune.Callback):
     """Shows a sweep's progress on a console.
 
-    On a terminal a bar moves with every report; everywhere a finished trial gets one plain line with
-    the time left, judged by the share of all trials that is done, each as far as it has reported.
+    On a terminal a table says how the sweep stands; everywhere a finished trial gets one plain line
+    with the time left, judged by the share of all trials that is done, each as far as it has reported.
 
     Args:
-        spec: The sweep.
+        study: The sweep's study.
         console: Where to write.
         scores: The best `ranking_score` of each trial that ended before this start; None without one.
+        workers: How many trials run at a time.
         budget_left: Returns the seconds that the sweep's budget lasts.
     """
 
     def __init__(
         self,
-        spec: SweepSpec,
+        study: SweepStudy,
         console: Console,
         scores: Mapping[int, float | None],
+        workers: int,
         budget_left: Callable[[], float],
     ) -> None:
-        self._spec, self._console, self._budget_left = spec, console, budget_left
+        self._study, self._spec, self._console = study, study.spec, console
+        self._workers, self._budget_left = workers, budget_left
         self._started = time.monotonic()
         self._num_before = self._num_finished = len(scores)
         self._share_done: dict[str, float] = {}
         self._share_before: dict[str, float] = {}
+        self._iterations: dict[str, int] = {}
+        self._iterations_before: dict[str, int] = {}
+        self._running: dict[str, Running] = {}
         self._scores = {str(n): score for n, score in scores.items() if score is not None}
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("trials, {task.fields[best]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            spec.name, total=spec.num_trials, completed=self._num_finished, best="starting", left=""
+        self._reported: dict[str, float] = {}
+        self._live = Live(
+            get_renderable=self._render, console=console, refresh_per_second=2, transient=True
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the console and its bar when Tune pickles its settings."""
-        return {"_spec": self._spec}
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Show the bar."""
-        self._bar.start()
+        """Show the table."""
+        if self._console.is_terminal:
+            self._live.start()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Count a trial among those at work."""
+        number = trial_number(trial)
+        self._running.setdefault(number, Running(int(number), 0.0, None))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Take in a report."""
-        share = result["iteration"] / self._spec.gan.num_iterations
+        number, reached = trial_number(trial), int(result["iteration"])
+        share = reached / self._spec.gan.num_iterations
         # What a resumed trial had done before is not of this start's speed.
-        self._share_before.setdefault(trial.trial_id, share if result["evaluation"] > 1 else 0.0)
+        is_first = result["evaluation"] == 1
+        self._share_before.setdefault(trial.trial_id, 0.0 if is_first else share)
+        self._iterations_before.setdefault(number, 0 if is_first else reached)
         self._share_done[trial.trial_id] = share
-        self._scores[trial_number(trial)] = float(result[METRIC])
+        self._iterations[number] = reached
+        best = float(result[METRIC])
+        if best < self._scores.get(number, float("inf")):
+            self._reported[number] = time.monotonic()
+        self._scores[number] = best
+        self._running[number] = Running(int(number), share, float(result["fid_proxy"]))
         if result["state"] in ("diverged", "collapsed"):
-            del self._scores[trial_number(trial)]
-        self._bar.update(self._task, best=self._describe_best(), left=self._describe_left())
+            del self._scores[number]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial has ended, and how."""
@@ -85,6 +96,7 @@ class SweepProgress(tune.Callback):
         elif not result.get("iteration"):
             end = "ended without a report"
         elif state == "running" and not getattr(trial, "stopped_by_scheduler", False):
+            self._running.pop(trial_number(trial), None)
             line = f"trial {trial_number(trial)} set aside {where}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
             return
@@ -106,14 +118,14 @@ class SweepProgress(tune.Callback):
         self._finish(trial, f"failed: {getattr(trial, 'cause', '')}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Take the table away."""
+        self._live.stop()
 
     def _finish(self, trial: Trial, end: str) -> None:
         self._num_finished += 1
         self._share_done[trial.trial_id] = 1.0
+        self._running.pop(trial_number(trial), None)
         left = self._describe_left()
-        self._bar.update(self._task, completed=self._num_finished, left=left)
         counts = f"{self._num_finished}/{self._spec.num_trials}"
         note = ", ".join(part for part in (self._describe_best(), left) if part)
         line = f"[{counts}] trial {trial_number(trial)} {end} ({note})"
@@ -126,14 +138,49 @@ class SweepProgress(tune.Callback):
         return f"best {describe_score(self._scores[best])} by trial {best}"
 
     def _describe_left(self) -> str:
+        seconds = self._seconds_left()
+        return "" if seconds is None else f"about {describe_duration(seconds)} left"
+
+    def _seconds_left(self) -> float | None:
         shares = self._share_done
         done = sum(share - self._share_before.get(trial, 0.0) for trial, share in shares.items())
         left = self._spec.num_trials - self._num_before - sum(shares.values())
         if done <= 0 or left <= 0:
-            return ""
+            return None
         elapsed = time.monotonic() - self._started
-        seconds = min(elapsed / done * left, self._budget_left())
-        return f"about {describe_duration(seconds)} left"
+        return min(elapsed / done * left, self._budget_left())
+
+    def _render(self) -> RenderableType:
+        return standing_table(self.standing(), f"sweep {self._spec.name}")
+
+    def standing(self) -> Standing:
+        """Return how the sweep stands."""
+        now = time.monotonic()
+        # Another thread asks while reports come in.
+        scores, running = dict(self._scores), list(self._running.values())
+        best = min(scores, key=lambda number: scores[number]) if scores else None
+        known = {} if best is None else self._best(best, scores[best], now)
+        spent = sum(self._iterations.values()) - sum(self._iterations_before.values())
+        states = Counter(trial.state for trial in list(self._study.trials))
+        return Standing(
+            self._spec.num_trials,
+            states,
+            **known,
+            iterations_per_s=spent / (now - self._started) if spent else None,
+            running=running,
+            num_workers=self._workers,
+            seconds_left=self._seconds_left(),
+        )
+
+    def _best(self, number: str, score: float, now: float) -> dict[str, Any]:
+        values = next((t.values for t in list(self._study.trials) if t.number == int(number)), {})
+        age = now - self._reported[number] if number in self._reported else None
+        return {
+            "best_trial": int(number),
+            "best_score": score,
+            "best_config": values,
+            "best_age_s": age,
+        }
 
 
 def trial_number(trial: Trial) -> str:

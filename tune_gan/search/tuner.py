@@ -259,7 +259,7 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     search = StudySearch(study, workers, read_warm_start(folder, spec))
     budget = Budget(study, search)
     try:
-        _fit(study, search, budget, console)
+        _fit(study, search, budget, workers, console)
     except Exception as error:
         # What Tune makes of it does not say what happened.
         if known := study.broken or search.problem:
@@ -279,7 +279,9 @@ def _draw_real(file: Path, spec: SweepSpec) -> None:
         raise StorageError(f"{file} cannot be written ({error.strerror})") from None
 
 
-def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Console) -> None:
+def _fit(
+    study: SweepStudy, search: StudySearch, budget: Budget, workers: int, console: Console
+) -> None:
     spec, folder = study.spec, study.folder
     # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -311,7 +313,7 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, console: Consol
             callbacks=[
                 Supervisor(study, search, budget),
                 Curves(study),
-                SweepProgress(spec, console, scores, budget.seconds_left),
+                SweepProgress(study, console, scores, workers, budget.seconds_left),
             ],
             verbose=0,
         ),
