@@ -248,6 +248,10 @@ def sweep(
     ] = None,
     time_budget: TimeBudgetOption = None,
     max_iterations_total: IterationsOption = None,
+    tracker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Tell mlflow or wandb of every trial; install it first."),
+    ] = None,
     strict: StrictOption = False,
     download: DownloadOption = False,
     dry_run: Annotated[
@@ -270,6 +274,8 @@ def sweep(
         given["gan.data_root"] = data_root
     if warm_start:
         given["search.warm_start"] = [str(run) for run in warm_start]
+    if tracker is not None:
+        given["tracker"] = tracker
     if time_budget is not None:
         given["budget.time"] = time_budget
     if max_iterations_total is not None:

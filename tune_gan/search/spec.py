@@ -241,6 +241,9 @@ class SweepSpec(Settings):
     keep_checkpoints: int = Field(
         5, ge=1, description="Trials of the run whose checkpoints are kept: the best, once they ended."
     )
+    tracker: Literal["none", "mlflow", "wandb"] = Field(
+        "none", description="Experiment tracker that is told of every trial."
+    )
     confirmation: Annotated[Confirmation, BeforeValidator(_candidates)] | None = None
 
     @field_serializer("space")

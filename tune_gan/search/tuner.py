@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
+from tune_gan.search.tracking import require_tracker, trackers
 from tune_gan.search.trainable import GRID_SIDE, train_trial
 from tune_gan.search.warm_start import (
     WARM_START_FILE,
@@ -89,6 +91,7 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     console = console or Console(stderr=True)
     folder = (out or default_run_folder(spec)).absolute()
     spec = resolve(spec)
+    require_tracker(spec)
     if spec.search.algorithm != "grid" and spec.confirmation is None:
         draw(spec, 1, [])
     warm_trials = load_warm_start(spec)
@@ -251,15 +254,22 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
     text = f"sweep {spec.name}: {of} trials, {workers} at a time, in {folder}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    quoted = shlex.quote(str(folder))
+    if spec.confirmation is None:
+        watch = f"watch it with: tune-gan status {quoted}, or tune-gan report {quoted} --watch"
+        console.print(watch, markup=False, highlight=False, soft_wrap=True)
+        go_on = f"should it be stopped, go on with: tune-gan resume {quoted}"
+        console.print(go_on, markup=False, highlight=False, soft_wrap=True)
     if not (folder / FLOOR_FILE).exists():
         count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED
         write_floor(folder, Floor(**floor_of(spec.gan, count)))
     if not (folder / REAL_FILE).exists():
         _draw_real(folder / REAL_FILE, spec)
+    told = trackers(spec, folder)
     search = StudySearch(study, workers, read_warm_start(folder, spec))
     budget = Budget(study, search)
     try:
-        _fit(study, search, budget, workers, console)
+        _fit(study, search, budget, [_progress(study, console, workers, budget), *told])
     except Exception as error:
         # What Tune makes of it does not say what happened.
         if known := study.broken or search.problem:
@@ -279,9 +289,13 @@ def _draw_real(file: Path, spec: SweepSpec) -> None:
         raise StorageError(f"{file} cannot be written ({error.strerror})") from None
 
 
-def _fit(
-    study: SweepStudy, search: StudySearch, budget: Budget, workers: int, console: Console
-) -> None:
+def _progress(study: SweepStudy, console: Console, workers: int, budget: Budget) -> SweepProgress:
+    ended = [trial for trial in study.trials if trial.state not in ("running", "pending")]
+    scores = {trial.number: _score(trial) for trial in ended}
+    return SweepProgress(study, console, scores, workers, budget.seconds_left)
+
+
+def _fit(study: SweepStudy, search: StudySearch, budget: Budget, watching: list[tune.Callback]) -> None:
     spec, folder = study.spec, study.folder
     # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -293,8 +307,6 @@ def _fit(
     trainable = tune.with_parameters(
         train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
     )
-    ended = {t.number: t for t in study.trials if t.state not in ("pending", "running")}
-    scores = {n: _score(trial) for n, trial in ended.items()}
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}),
         tune_config=tune.TuneConfig(
@@ -313,7 +325,7 @@ def _fit(
             callbacks=[
                 Supervisor(study, search, budget),
                 Curves(study),
-                SweepProgress(study, console, scores, workers, budget.seconds_left),
+                *watching,
             ],
             verbose=0,
         ),
