@@ -14,14 +14,12 @@ import pandas as pd
 
 from tune_gan.errors import ConfigError, IncomparableError
 from tune_gan.results.reports import load_reports
-from tune_gan.results.trials import ListedTrial, TrialState, read_sweep, read_trials
+from tune_gan.results.trials import TrialState, read_sweep, read_trials
 from tune_gan.space import Distribution, plain
 
 LEAST_TRIALS = 30
 NOISE = "noise"
-_NUM_BOOTSTRAPS = 30
-# Of each bootstrap sample: more trials narrow the range but little, and cost time in proportion.
-_MOST_TRIALS = 500
+_NUM_BOOTSTRAPS = 20
 _NUM_TREES = 32
 _NUM_BINS = 3
 _MOST_PAIRS = 10
@@ -34,6 +32,10 @@ class Method(StrEnum):
 
     PED_ANOVA = "ped-anova"
     FANOVA = "fanova"
+
+
+# Of each bootstrap sample: more trials narrow the range but little, and cost time in proportion.
+_MOST_TRIALS = {Method.PED_ANOVA: 500, Method.FANOVA: 200}
 
 
 @dataclass(frozen=True)
@@ -118,32 +120,30 @@ def _points(
         iteration.
     """
     states = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.COLLAPSED)
-    compared: list[tuple[ListedTrial, pd.DataFrame]] = []
-    instruments: set[str] = set()
-    for run in runs:
+    values: dict[tuple[int, int], dict[str, Any]] = {}
+    tables = []
+    for place, run in enumerate(runs):
         trials = read_trials(run)
-        reports = dict(list(load_reports(run, trials).groupby("trial")))
-        compared += [
-            (trial, reports[trial.number])
-            for trial in trials
-            if trial.state in states and trial.number in reports
-        ]
-        instruments |= {str(r["instrument"].iloc[-1]) for r in reports.values()} - {"nan"}
+        compared = {trial.number: trial.values for trial in trials if trial.state in states}
+        values |= {(place, number): found for number, found in compared.items()}
+        reports = load_reports(run, trials)
+        tables.append(reports[reports["trial"].isin(compared)].assign(run=place))
+    reports = pd.concat(tables, ignore_index=True)
+    instruments = sorted(reports["instrument"].dropna().astype(str).unique())
     if len(instruments) > 1:
         raise IncomparableError(
-            f"scores of different instruments do not compare ({'; '.join(sorted(instruments))})"
+            f"scores of different instruments do not compare ({'; '.join(instruments)})"
         )
-    iteration = min((int(r["iteration"].iloc[-1]) for _, r in compared), default=0)
-    points, places, scores = [], [], []
-    for trial, own in compared:
-        reached = own[own["iteration"] <= iteration]
-        inside = {n: plain(v) for n, v in trial.values.items() if n in space and space[n].contains(v)}
-        if len(reached):
-            best = reached.iloc[int(reached["ranking_score"].to_numpy().argmin())]
-            points.append(inside)
-            places.append(float(best["ranking_score"]))
-            scores.append(math.log10(max(float(best["fid_proxy"]), _LEAST_SCORE)))
-    return points, np.array(places), np.array(scores), iteration
+    last = reports.groupby(["run", "trial"])["iteration"].max()
+    iteration = int(last.min()) if len(last) else 0
+    reached = reports[reports["iteration"] <= iteration].reset_index(drop=True)
+    best = reached.loc[reached.groupby(["run", "trial"])["ranking_score"].idxmin()]
+    points = []
+    for key in zip(best["run"], best["trial"], strict=True):
+        known = {name: plain(value) for name, value in values[key].items() if name in space}
+        points.append({name: v for name, v in known.items() if space[name].contains(v)})
+    scores = np.log10(best["fid_proxy"].clip(lower=_LEAST_SCORE).to_numpy(dtype=float))
+    return points, best["ranking_score"].to_numpy(dtype=float), scores, iteration
 
 
 def _bootstraps(
@@ -163,7 +163,7 @@ def _bootstraps(
     distributions = {name: d.to_optuna() for name, d in space.items()} | {
         NOISE: FloatDistribution(0, 1)
     }
-    size = min(len(points), _MOST_TRIALS)
+    size = min(len(points), _MOST_TRIALS[method])
     draws = []
     for _ in range(_NUM_BOOTSTRAPS):
         study = optuna.create_study(direction="minimize")

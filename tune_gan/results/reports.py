@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,10 @@ def load_reports(run: str | Path, trials: Sequence[ListedTrial] | None = None) -
     fresh = []
     for trial in trials:
         if versions[trial.number] and trial.number not in is_known:
-            fresh.append(_columns(trial))
-            if trial.num_damaged:
+            # Not kept: the reports of thousands of trials would not fit into memory as they are.
+            found, num_damaged = trial.read()
+            fresh.append(_columns(trial.number, found))
+            if num_damaged:
                 # To be said again the next time.
                 versions[trial.number] = None
     table = _joined(fresh, kept)
@@ -99,31 +102,33 @@ def _version(path: Path | None) -> list[int] | None:
     return [stat.st_size, stat.st_mtime_ns] if stat else None
 
 
-def _columns(trial: ListedTrial) -> dict[str, np.ndarray]:
+def _columns(trial: int, reports: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Return a trial's reports by column."""
-    reports = trial.reports
     columns = {
-        "trial": np.full(len(reports), trial.number, dtype=np.int64),
+        "trial": np.full(len(reports), trial, dtype=np.int64),
         "iteration": np.array([report["iteration"] for report in reports], dtype=np.int64),
         "ranking_score": np.array([ranking_score(report) for report in reports], dtype=float),
         "degenerate": np.array([report.get("degenerate") is True for report in reports], dtype=bool),
     }
-    for name in MEASURES:
-        columns[name] = _numbers([report.get(name) for report in reports])
+    table = _numbers([list(map(report.get, MEASURES)) for report in reports])
+    columns |= {name: table[:, place] for place, name in enumerate(MEASURES)}
     for name in TEXTS:
         values = [report.get(name) for report in reports]
         columns[name] = np.array([v if isinstance(v, str) else None for v in values], dtype=object)
     return columns
 
 
-def _numbers(values: list[Any]) -> np.ndarray:
+def _numbers(rows: list[list[Any]]) -> np.ndarray:
     """Return what are finite numbers among values that a stranger may have written; else NaN."""
-    if not set(map(type, values)) <= {float, int, type(None)}:
-        values = [v if type(v) in (float, int) else None for v in values]
-    if any(type(value) is int and abs(value) > LARGEST_NUMBER for value in values):
-        values = [None if v is not None and abs(v) > LARGEST_NUMBER else v for v in values]
-    numbers = np.array(values, dtype=float)
+    # What every own report holds passes at once.
+    if not set(map(type, chain.from_iterable(rows))) <= {float, type(None)}:
+        rows = [[v if _is_number(v) else None for v in row] for row in rows]
+    numbers = np.array(rows, dtype=float).reshape(len(rows), len(MEASURES))
     return np.where(np.abs(numbers) <= LARGEST_NUMBER, numbers, np.nan)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (float, int) and abs(value) <= LARGEST_NUMBER
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], kept: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +182,7 @@ def _write_cache(path: Path, table: pd.DataFrame, versions: dict[int, list[int] 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata({"tune_gan": json.dumps(kept)})
     sink = pa.BufferOutputStream()
-    pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(arrow, sink, compression="lz4", write_page_checksum=True)
     try:
         write_whole(path, sink.getvalue().to_pybytes())
     except StorageError as error:

@@ -66,16 +66,15 @@ class ListedTrial:
     @property
     def reports(self) -> list[dict[str, Any]]:
         """Its whole reports, each with an iteration and a score, by iteration."""
-        return self._read[0]
+        return self._kept
 
-    @property
-    def num_damaged(self) -> int:
-        """How many lines of its reports are damaged."""
-        return self._read[1]
+    def read(self) -> tuple[list[dict[str, Any]], int]:
+        """Read its reports without keeping them, and how many of their lines are damaged."""
+        return _read_reports(self.file) if self.file else ([], 0)
 
     @cached_property
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        return _read_reports(self.file) if self.file else ([], 0)
+    def _kept(self) -> list[dict[str, Any]]:
+        return self.read()[0]
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
