@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.data import Dataset, resize
-from tune_gan.gan.pictures import picture, picture_tensor, read_tensor
+from tune_gan.gan.pictures import picture, picture_tensor
 from tune_gan.gan.scoring import generate
 from tune_gan.gan.training import Report
 from tune_gan.grids import GRIDS, grid_file, grid_files, iteration_of, save_whole, training_gif
@@ -146,9 +146,3 @@ def save_training_gif(folder: Path) -> None:
     content = training_gif(folder)
     if content is not None:
         (folder / "training.gif").write_bytes(content)
-
-
-def grid_tensor(folder: Path, iteration: int) -> Tensor | None:
-    """Return the picture of an iteration as uint8 ``(3, H, W)``, or None where there is none."""
-    file = grid_file(folder, iteration)
-    return read_tensor(file) if file.is_file() else None

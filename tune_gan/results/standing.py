@@ -169,7 +169,7 @@ def standing_table(standing: Standing, name: str) -> Group:
     bars = Table.grid(padding=(0, 1))
     for one in standing.running[:_MOST_RUNNING]:
         score = "no report yet" if one.score is None else f"fid_proxy {describe_score(one.score)}"
-        bar = ProgressBar(total=1.0, completed=one.share, width=24)
+        bar = ProgressBar(total=1.0, completed=one.share, width=24, complete_style="cyan")
         bars.add_row(Text(f"trial {one.trial}"), bar, Text(f"{one.share:4.0%}"), Text(score))
     more = len(standing.running) - _MOST_RUNNING
     if more > 0:

@@ -11,6 +11,8 @@ from tune_gan.search.spec import SweepSpec
 # A line of reports and of TensorBoard's events, as written; measured on the presets.
 _BYTES_OF_A_REPORT = 1500
 _BYTES_OF_A_TRIAL = 6000
+# Of noise, which does not compress.
+_BYTES_OF_A_PICTURE = 20_000
 
 
 def describe_disk(spec: SweepSpec) -> str:
@@ -20,11 +22,15 @@ def describe_disk(spec: SweepSpec) -> str:
     running = min(spec.resources.max_concurrent_trials or workers, spec.num_trials)
     kept = min(spec.keep_checkpoints, spec.num_trials)
     reports = spec.num_trials * (_BYTES_OF_A_TRIAL + spec.gan.num_reports * _BYTES_OF_A_REPORT)
+    # Each trial's best samples, once more for TensorBoard; and one for each report of those kept.
+    pictures = 2 * spec.num_trials + (kept + running) * spec.gan.num_reports
+    reports += pictures * _BYTES_OF_A_PICTURE
     # Of each running trial the next checkpoint is written beside the last.
     total = (kept + 2 * running) * checkpoint + reports
     return (
         f"disk: at most {_in_words(total)} here: {kept} kept checkpoints and those of {running} "
-        f"running trials of up to {_in_words(checkpoint)}, and {_in_words(reports)} of reports"
+        f"running trials of up to {_in_words(checkpoint)}, and {_in_words(reports)} of reports and "
+        "pictures"
     )
 
 

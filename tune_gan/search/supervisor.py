@@ -11,9 +11,17 @@ from ray import tune
 from ray.tune.experiment import Trial
 from torch.utils.tensorboard import SummaryWriter
 
-from tune_gan.gan.album import grid_tensor, write_hyperparameters
+from tune_gan.gan.album import write_hyperparameters
+from tune_gan.gan.pictures import read_tensor
 from tune_gan.grids import GRIDS
-from tune_gan.results.trials import REPORTS_FILE, TrialState, read_reports, trial_config, trial_folder
+from tune_gan.results.trials import (
+    REPORTS_FILE,
+    SAMPLES_FILE,
+    TrialState,
+    read_reports,
+    trial_config,
+    trial_folder,
+)
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.study import SweepStudy
 from tune_gan.search.trainable import CHECKPOINT
@@ -146,7 +154,9 @@ class Supervisor(tune.Callback):
 
 
 class Curves(tune.Callback):
-    """Writes TensorBoard's scalars of each trial, and its line of HPARAMS, into the trial's folder.
+    """Writes TensorBoard's events of each trial into the trial's folder.
+
+    Its scalars at every report; at its end its line of HPARAMS and its best samples.
 
     Args:
         study: The study.
@@ -173,9 +183,6 @@ class Curves(tune.Callback):
             for name, value in result.items():
                 if isinstance(value, float | bool) and name in _REPORTED:
                     writer.add_scalar(name, float(value), result["iteration"])
-            grid = grid_tensor(folder, result["iteration"])
-            if grid is not None:
-                writer.add_image("samples", grid, result["iteration"])
             writer.flush()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -184,10 +191,17 @@ class Curves(tune.Callback):
         with suppress(OSError):
             ended = result.get("state") != "running" or getattr(trial, "stopped_by_scheduler", False)
             if trial.trial_id in self._writers and ended:
-                self._writers.pop(trial.trial_id).close()
+                folder, writer = (
+                    trial_folder(self._study.folder, number),
+                    self._writers.pop(trial.trial_id),
+                )
+                if (folder / SAMPLES_FILE).is_file():
+                    picture = read_tensor(folder / SAMPLES_FILE)
+                    writer.add_image("samples", picture, result.get("iteration", 0))
+                writer.close()
                 config = trial_config(self._study.folder, dict(trial.config))
                 scores = float(result["best_fid_proxy"]), float(result["fid_proxy"])
-                write_hyperparameters(trial_folder(self._study.folder, number), config, *scores)
+                write_hyperparameters(folder, config, *scores)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Close a trial's file."""
