@@ -7,7 +7,7 @@ from pathlib import Path
 from tune_gan.results.floor import read_floor
 from tune_gan.results.formats import Format
 from tune_gan.results.rules import Rule, rank_runs
-from tune_gan.results.show import print_ranking
+from tune_gan.results.show import print_gain, print_ranking
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     ranked = rank_runs(options.runs, Rule())
     print_ranking(ranked, Format.JSON if options.json else Format.TABLE, read_floor(options.runs[0]))
+    if not options.json and len(options.runs) == 1:
+        print_gain(ranked)
 
 
 if __name__ == "__main__":

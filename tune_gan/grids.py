@@ -10,6 +10,8 @@ _NAME = "iteration_"
 _FRAME_MS = 250
 _LAST_FRAME_MS = 2000
 _CAPTION_HEIGHT = 20
+_MOST_FRAMES = 400
+_MOST_PIXELS = 4_000_000
 
 
 def grid_file(folder: Path, iteration: int) -> Path:
@@ -47,8 +49,10 @@ def training_gif(folder: Path) -> bytes | None:
         OSError: if a picture cannot be read.
     """
     frames = []
-    for file in grid_files(folder):
+    for file in grid_files(folder)[-_MOST_FRAMES:]:
         with Image.open(file, formats=("PNG",)) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise OSError(f"{file} is no picture of samples: it is too large")
             frames.append(_captioned(image, f"iteration {iteration_of(file)}").quantize(256))
     if not frames:
         return None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.results.test_results import SWEEP, write_run
-from tune_gan.errors import IncomparableError
+from tune_gan.errors import ConfigError, IncomparableError
+from tune_gan.files import append_line
 from tune_gan.results.compare import attainable, beside, best_by_cost, compare, groups, lowest_of
 
 _SEED = "search: {{algorithm: random, num_trials: 2, seed: {}}}\n"
@@ -64,21 +65,21 @@ def test_degenerate_scores_are_not_the_best(run: Path) -> None:
 def test_runs_that_differ_by_their_seed_are_repeats(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / f"{n}", [("completed", [1.0 + n], "")], SWEEP + _SEED.format(n))
-        for n in range(4)
+        for n in range(5)
     ]
     other = write_run(tmp_path / "other", [("completed", [1.0], "")])
     assert groups([*runs, other]) == {"0": runs, "other": [other]}
     table = compare([*runs, other])
     repeated, single = table[table["iterations"] == 100].to_dict("records")
-    assert (repeated["sweep"], repeated["repeats"]) == ("0", 4)
-    # The mean of the middle two of 1, 2, 3, 4.
-    assert repeated["best"] == 2.5
-    assert 1 <= repeated["low"] < 2.5 < repeated["high"] <= 4
+    assert (repeated["sweep"], repeated["repeats"]) == ("0", 5)
+    # The mean of the middle three of 1, 2, 3, 4, 5.
+    assert repeated["best"] == 3
+    assert 1 <= repeated["low"] < 3 < repeated["high"] <= 5
     assert math.isnan(single["low"])
     assert math.isnan(single["high"])
     wide = beside(table, "iterations", "best")
     assert list(wide.columns) == ["iterations", "0", "other"]
-    assert wide["0"].iloc[-1].startswith("2.5 (")
+    assert wide["0"].iloc[-1].startswith("3 (")
     assert wide["other"].iloc[-1] == "1"
 
 
@@ -88,6 +89,46 @@ def test_costs_end_where_the_shortest_run_does(run: Path, tmp_path: Path) -> Non
     assert table["iterations"].max() == 200
     at_end = table[table["iterations"] == 200].set_index("sweep")["best"]
     assert at_end.to_dict() == {"run": 8.0, "short": 3.0}
+
+
+def test_runs_of_one_name_and_of_other_machines_are_told_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / place / "mnist" for place in ("a", "b", "c")]
+    for folder in folders:
+        folder.parent.mkdir()
+    moved = SWEEP.replace("dataset: digits", "dataset: digits, data_root: /elsewhere")
+    one, same = (
+        write_run(f, [("completed", [1.0], "")], s)
+        for f, s in zip(folders, (SWEEP, moved), strict=False)
+    )
+    other = write_run(folders[2], [("completed", [1.0], "")], SWEEP + _SEED.format(0))
+    assert groups([one, same, other]) == {str(one): [one, same], str(other): [other]}
+    with pytest.raises(ConfigError, match="named twice"):
+        groups([one, one])
+
+
+def test_small_costs_are_told_apart(tmp_path: Path) -> None:
+    sweep = SWEEP.replace(
+        "num_iterations: 300, report_every: 100", "num_iterations: 7, report_every: 1"
+    )
+    run = write_run(tmp_path / "run", [("completed", [2.0, 1.0], "")], sweep)
+    file = run / "trial_00000" / "result.json"
+    reports = [{"iteration": i, "fid_proxy": 9.0 - i} for i in range(1, 8)]
+    file.write_text("".join(json.dumps(report) + "\n" for report in reports))
+    table = compare([run])
+    assert table["iterations"].tolist() == pytest.approx([0.7 * i for i in range(1, 11)])
+    assert len(beside(table, "iterations", "best")) == 10
+
+
+def test_trials_of_different_instruments_are_not_compared(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", [("completed", [1.0], "")])
+    for folder, name in ((run, "a"), (other, "b")):
+        append_line(
+            folder / "trial_00000" / "result.json",
+            {"iteration": 400, "fid_proxy": 0.5, "instrument": name},
+        )
+    for question in (compare, attainable):
+        with pytest.raises(IncomparableError, match="different instruments"):
+            question([run, other])
 
 
 def test_runs_of_different_lengths_are_refused(run: Path, tmp_path: Path) -> None:

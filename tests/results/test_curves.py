@@ -61,10 +61,23 @@ def test_rungs_are_those_of_the_scheduler(tmp_path: Path) -> None:
     ) == [100, 200]
 
 
+def test_rungs_of_a_sweep_are_where_its_scheduler_judges() -> None:
+    """The grace period and the rungs are rounded up, as reports are whole."""
+    scheduler = {"name": "asha", "reduction_factor": 2.5}
+    spec = {"gan": {"num_iterations": 2500, "report_every": 100}, "scheduler": scheduler}
+    assert rungs(spec) == [300, 800, 1900]
+    # What a stranger wrote ends, too.
+    endless = {**spec, "scheduler": {**scheduler, "reduction_factor": 1}}
+    assert rungs(endless) == [300]
+    assert rungs({**spec, "scheduler": "asha"}) == [100, 200, 500, 1200]
+
+
 def test_under_five_trials_it_says_nothing(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [("completed", [1.0] * 20, "")] * 4, _SWEEP)
     assert early_and_final(run)["rho"].isna().all()
-    assert verdict(run) == "4 trials came to their end; under 5 there is nothing to say"
+    assert verdict(run) == (
+        "4 trials came to their end, which says nothing: 5 with different scores are the least"
+    )
 
 
 def test_the_verdict_names_the_first_rung(tmp_path: Path) -> None:

@@ -90,12 +90,46 @@ def test_a_condition_takes_some_trials(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["disc_stepz == 1", "state ==", "gen_lr", "1 + 1", "@missing == 1", "state == 'a' and"]
+    "where",
+    [
+        "disc_stepz == 1",
+        "state ==",
+        "gen_lr",
+        "1 + 1",
+        "@missing == 1",
+        "state == 'a' and",
+        "trial - trial",
+        "state.to_csv('x')",
+    ],
 )
 def test_a_condition_that_cannot_be_read_is_one_line(where: str, run: Path) -> None:
     with pytest.raises(ConfigError, match=r"--where ") as error:
         rank_runs([run], Rule(), where)
     assert "\n" not in str(error.value)
+
+
+def test_several_runs_have_one_budget_in_common(run: Path, tmp_path: Path) -> None:
+    other = write_run(
+        tmp_path / "other", [("completed", [60.0, 1.0, 1.0, 1.0], ""), ("stopped", [70.0], "")]
+    )
+    ranked = rank_runs([run, other], Rule.parse("common-budget"))
+    # Up to iteration 100, where the shortest trial of both runs ended.
+    scores = dict(zip(ranked["run"] + ranked["trial"].astype(str), ranked["score"], strict=True))
+    assert scores["run0"] == 30.0
+    assert scores["other0"] == 60.0
+
+
+def test_a_confirmed_tie_is_with_the_first_of_those_shown(run: Path, tmp_path: Path) -> None:
+    write_confirmation(run, CLEAR)
+    other = write_run(tmp_path / "other", _SCORES)
+    write_confirmation(other, {1: [100.0, 101.0, 102.0], 0: [100.5, 101.5, 102.5]})
+    ranked = rank_runs([run, other], Rule.parse("confirmed"))
+    tied = dict(zip(ranked["run"] + ranked["trial"].astype(str), ranked["tied_with"], strict=True))
+    assert tied["run1"] == "run:0"
+    assert tied["other1"] is None
+    without_first = rank_runs([run], Rule.parse("confirmed"), "trial != 0")
+    assert without_first["trial"].tolist()[:2] == [1, 2]
+    assert without_first["tied_with"].isna().all()
 
 
 def test_several_runs_are_ranked_together(run: Path, tmp_path: Path) -> None:

@@ -15,22 +15,22 @@ from tune_gan.results.seeds import seed_noise
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run", [("completed", [9.0], ""), ("completed", [3.0], "")])
+    return write_run(tmp_path / "run", [("completed", [s], "") for s in (9.0, 3.0, 5.0)])
 
 
 def test_gains_are_of_geometric_means(run: Path) -> None:
-    write_confirmation(run, {1: [1.0, 2.0, 4.0], 0: [8.0, 16.0, 32.0]})
+    write_confirmation(run, {1: [1.0, 2.0, 4.0], 2: [8.0, 16.0, 32.0], 0: [8.0, 16.0, 32.0]})
     noise = seed_noise(run)
     table = noise.table.set_index("trial")
-    assert table["searched"].to_dict() == {1: 3.0, 0: 9.0}
+    assert table["searched"].to_dict() == {1: 3.0, 2: 5.0, 0: 9.0}
     assert table.loc[1, "gain"] == pytest.approx(8)
     # Welch's t with 4 degrees of freedom, each deviation ln 2.
     margin = float(stats.t.ppf(0.975, 4)) * math.log(2) * math.sqrt(2 / 3)
     assert table.loc[1, "low"] == pytest.approx(8 * math.exp(-margin))
     assert table.loc[1, "high"] == pytest.approx(8 * math.exp(margin))
     assert (table.loc[1, "lowest"], table.loc[1, "highest"]) == pytest.approx((1, 4))
-    assert table["gain"].isna().tolist() == [False, True]
-    # Mean squares of the logs to base 2: 1 within, 13.5 between, of groups of 3.
+    assert table["gain"].isna().tolist() == [False, True, False]
+    # Of trials 1 and 2 alone; mean squares of logs to base 2: 1 within, 13.5 between, groups of 3.
     assert noise.share == pytest.approx(1 / (1 + 12.5 / 3))
     assert noise.one_seed == 1.0
 

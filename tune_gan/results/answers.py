@@ -32,6 +32,7 @@ def print_importance(runs: Sequence[Path], method: str, form: Format) -> None:
             "method": found.method,
             "iteration": found.iteration,
             "trials": found.num_trials,
+            "left_out": found.left_out,
             "fields": records(found.table),
             "pairs": records(found.pairs),
         }
@@ -54,6 +55,7 @@ def describe_importance(found: Importance) -> str:
     return (
         f"clearly above {NOISE}: {above}; by {found.method} of {found.num_trials} trials at iteration "
         f"{found.iteration}, low to high the middle 80 % of bootstrap samples"
+        + (f"; not every trial has {', '.join(found.left_out)}" if found.left_out else "")
     )
 
 
@@ -83,7 +85,7 @@ def _describe_comparison(table: pd.DataFrame, is_by_trials: bool) -> str:
         )
     repeated = bool((table["repeats"] > 1).any())
     return "the lowest fid_proxy so far" + (
-        "; over repeats the interquartile mean, with its bootstrap 95 % interval from 3 on"
+        "; over repeats the interquartile mean, with its bootstrap 95 % interval from 5 on"
         if repeated
         else "; one run of each, so that a difference may be the seed's"
     )

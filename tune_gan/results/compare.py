@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tune_gan.errors import IncomparableError
+from tune_gan.errors import ConfigError, IncomparableError
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
 from tune_gan.results.reports import load_reports
@@ -17,7 +17,8 @@ from tune_gan.results.trials import ABOVE_ALL, TrialState, read_sweep
 
 _NUM_POINTS = 10
 _NUM_BOOTSTRAPS = 2000
-_LEAST_REPEATS = 3
+# A bootstrap of fewer is too sure of itself.
+_LEAST_REPEATS = 5
 _ENDED = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.COLLAPSED, TrialState.DIVERGED)
 
 
@@ -49,23 +50,36 @@ def best_by_cost(run: Path) -> pd.DataFrame:
 
 
 def groups(runs: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return runs by name, those that repeat one sweep with another seed together."""
-    found: dict[str, list[Path]] = {}
-    specs: list[tuple[str, Any]] = []
+    """Return runs by name, those that repeat one sweep with another seed together.
+
+    Raises:
+        ConfigError: if one is named twice.
+    """
+    if len({run.absolute() for run in runs}) < len(runs):
+        raise ConfigError(f"a run is named twice: {', '.join(map(str, runs))}; name each once")
+    repeats: list[tuple[dict[str, Any], list[Path]]] = []
     for run in runs:
         spec = _without_seed(read_sweep(run))
-        name = next((name for name, other in specs if other == spec), run.absolute().name)
-        if name == run.absolute().name:
-            name = name if name not in found else str(run)
-            specs.append((name, spec))
-        found.setdefault(name, []).append(run)
-    return found
+        known = next((folders for other, folders in repeats if other == spec), None)
+        if known is None:
+            repeats.append((spec, [run]))
+        else:
+            known.append(run)
+    names = [folders[0].absolute().name for _, folders in repeats]
+    if len(set(names)) < len(names):
+        names = [str(folders[0]) for _, folders in repeats]
+    return {name: folders for name, (_, folders) in zip(names, repeats, strict=True)}
 
 
 def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    search = {name: value for name, value in (spec.get("search") or {}).items() if name != "seed"}
-    gan = {name: value for name, value in spec["gan"].items() if name not in ("seed", "data_root")}
-    return {**spec, "search": search, "gan": gan}
+    given = spec.get("search")
+    settings = given if isinstance(given, Mapping) else {}
+    search = {name: value for name, value in settings.items() if name != "seed"}
+    # Where data and the weights of a score lie may differ from machine to machine.
+    free = ("seed", "data_root", "weights")
+    gan = {name: value for name, value in spec["gan"].items() if name not in free}
+    known = {name: value for name, value in spec.items() if name != "tracker"}
+    return {**known, "search": search, "gan": gan}
 
 
 def compare(runs: Sequence[Path], by: str = "iterations") -> pd.DataFrame:
@@ -78,7 +92,7 @@ def compare(runs: Sequence[Path], by: str = "iterations") -> pd.DataFrame:
     Returns:
         A row for each sweep and each tenth of the least cost that all runs have spent: the cost,
         ``sweep``, ``repeats``, ``best``, with repeats the interquartile mean (Agarwal et al. 2021,
-        https://arxiv.org/abs/2108.13264), and from 3 repeats on ``low`` and ``high``, its bootstrap
+        https://arxiv.org/abs/2108.13264), and from 5 repeats on ``low`` and ``high``, its bootstrap
         95 % interval. Missing before the first honest score.
 
     Raises:
@@ -98,7 +112,7 @@ def compare(runs: Sequence[Path], by: str = "iterations") -> pd.DataFrame:
             reached = [curves[run][curves[run][by] <= cost]["best"].min() for run in repeats]
             low, best, high = _interquartile_mean(np.array(reached, dtype=float))
             cells = {"best": best, "low": low, "high": high}
-            rows.append({by: round(cost), "sweep": name, "repeats": len(repeats), **cells})
+            rows.append({by: float(f"{cost:.6g}"), "sweep": name, "repeats": len(repeats), **cells})
     return pd.DataFrame(rows)
 
 
@@ -140,6 +154,7 @@ def attainable(runs: Sequence[Path]) -> pd.DataFrame:
         ``sweep``, the ``expected`` lowest score, and ``low`` and ``high``, between which it is in 80 %
         of the draws. None for a sweep without an honest score.
     """
+    _require_comparable(runs)
     rows = []
     for name, repeats in groups(runs).items():
         tables = [load_results(run) for run in repeats]
@@ -163,9 +178,12 @@ def lowest_of(scores: np.ndarray, count: int) -> tuple[float, float, float]:
         count: How many are drawn, without replacement.
     """
     ordered, num = np.sort(scores), len(scores)
-    total = math.comb(num, count)
-    odds = np.array([math.comb(num - 1 - i, count - 1) / total for i in range(num)])
-    low, high = (float(ordered[int(np.searchsorted(np.cumsum(odds), q))]) for q in (0.1, 0.9))
+    # The i-th lowest is the lowest of those drawn if all others are from behind it.
+    ratios = [(num - count - i) / (num - 1 - i) for i in range(num - 1)]
+    odds = count / num * np.cumprod([1.0, *ratios])
+    low, high = (
+        float(ordered[min(num - 1, int(np.searchsorted(np.cumsum(odds), q)))]) for q in (0.1, 0.9)
+    )
     return float(odds @ ordered), low, high
 
 

@@ -147,7 +147,7 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "rank", range(1, len(table) + 1))
     table["p_best"] = _probabilities(table["scores"].tolist())
     first = table["scores"].iloc[0]
-    table["p_first"] = [_p_of_difference(first, scores) for scores in table["scores"]]
+    table["p_first"] = [p_of_difference(first, scores) for scores in table["scores"]]
     return table
 
 
@@ -163,7 +163,8 @@ def _probabilities(scores: list[list[float]]) -> list[float]:
     return [float(w) if len(own) > 1 else math.nan for w, own in zip(wins, scores, strict=True)]
 
 
-def _p_of_difference(one: list[float], other: list[float]) -> float:
+def p_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the two-sided p of Welch's t-test, missing below two scores of each."""
     if len(one) < 2 or len(other) < 2:
         return math.nan
     if np.std(one) == np.std(other) == 0:

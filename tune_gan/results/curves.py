@@ -1,5 +1,6 @@
 """Learning curves of a run's trials, and whether early stopping was right."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,17 @@ def rungs(spec: Mapping[str, Any]) -> list[int]:
         spec: What `read_sweep` returns.
     """
     total, every = int(spec["gan"]["num_iterations"]), int(spec["gan"].get("report_every", 1))
-    scheduler = spec.get("scheduler") or {}
+    given = spec.get("scheduler")
+    scheduler = given if isinstance(given, Mapping) else {}
     if scheduler.get("name") != "asha":
         near = [max(every, round(share * total / every) * every) for share in _SHARES]
         return sorted({iteration for iteration in near if iteration < total})
-    grace = scheduler.get("grace_period") or max(2, round(0.1 * total / every))
-    factor = scheduler.get("reduction_factor") or 3
-    found = []
-    evaluations = float(grace)
-    while evaluations * every < total:
-        found.append(int(evaluations) * every)
+    grace, factor = scheduler.get("grace_period"), scheduler.get("reduction_factor", 3)
+    evaluations = float(grace or max(2, math.ceil(0.1 * total / every)))
+    found: list[int] = []
+    # What a stranger wrote need not grow.
+    while evaluations * every < total and (not found or factor > 1):
+        found.append(math.ceil(evaluations) * every)
         evaluations *= factor
     return found
 
@@ -131,7 +133,10 @@ def verdict(run: Path) -> str:
     judged = table[table["rho"].notna()]
     if judged.empty:
         finished = int((states["state"] == TrialState.COMPLETED).sum())
-        return f"{finished} trials came to their end; under {_LEAST_TRIALS} there is nothing to say"
+        return (
+            f"{finished} trials came to their end, which says nothing: {_LEAST_TRIALS} with different "
+            "scores are the least"
+        )
     first = judged.iloc[0]
     return (
         f"at iteration {first['iteration']:.0f} the order of the {first['finished']:.0f} trials that "

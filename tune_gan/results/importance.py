@@ -47,7 +47,9 @@ class Importance:
             median over bootstrap samples of the trials; ``low`` and ``high``, the middle 80 % of
             these; and ``matters``, whether its low end is above the high end of ``noise``, a field of
             random numbers that is measured with the others.
-        pairs: The same for pairs of the fields that matter most, over what each explains alone.
+        pairs: The same for pairs of the fields that matter most, over what each explains alone, each
+            with what ``noise`` of its own reaches: the 90 % quantile with scores in random order.
+        left_out: Searched fields that not every trial has, which cannot be compared.
         iteration: Where in training the scores were compared.
         num_trials: How many trials could be.
         method: How it was measured.
@@ -55,6 +57,7 @@ class Importance:
 
     table: pd.DataFrame
     pairs: pd.DataFrame
+    left_out: list[str]
     iteration: int
     num_trials: int
     method: Method
@@ -64,9 +67,10 @@ def importance(runs: Sequence[Path], method: Method = Method.PED_ANOVA) -> Impor
     """Return which hyperparameters mattered to the score of the trials of runs over one space.
 
     Scores compare at equal training lengths alone: a trial's is its best up to the last iteration that
-    all have reached, without a scheduler the last of all, else the first rung. Trials that diverged or
-    failed are left out, so are fields that only some trials have, and the field ``noise`` shows what
-    importance a field without any gets by chance.
+    completed and stopped ones have reached, without a scheduler the last of all, else the first rung;
+    of a collapsed one it is that until its end. Trials that diverged or failed are left out, so are
+    those with a value outside the space, as the default may have, and fields that depend on others.
+    The field ``noise`` shows what importance a field without any gets by chance.
 
     PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) asks which fields' values among
     the best tenth of the trials are distributed unlike those of all. fANOVA (Hutter et al. 2014,
@@ -90,13 +94,14 @@ def importance(runs: Sequence[Path], method: Method = Method.PED_ANOVA) -> Impor
             f"{len(scores)} trials can be compared, and under {LEAST_TRIALS} importance is guessing; "
             "run more with `tune-gan resume RUN --num-trials N`, or name several runs of this space"
         )
-    fields = [name for name in space if all(name in point for point in points)]
+    fields = [name for name, distribution in space.items() if not distribution.when]
     values = places if method == Method.PED_ANOVA else scores
     draws = _bootstraps(points, values, {name: space[name] for name in fields}, method)
     table = _summary(pd.DataFrame(draws))
+    left_out = [name for name in space if name not in fields]
     strongest = [name for name in table["field"] if name != NOISE][: _most_fields_of(_MOST_PAIRS)]
     pairs = _pairs(points, scores, {name: space[name] for name in strongest})
-    return Importance(table, pairs, iteration, len(scores), method)
+    return Importance(table, pairs, left_out, iteration, len(scores), method)
 
 
 def _common_space(runs: Sequence[Path]) -> dict[str, Distribution]:
@@ -121,11 +126,14 @@ def _points(
     """
     states = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.COLLAPSED)
     values: dict[tuple[int, int], dict[str, Any]] = {}
+    ended: set[tuple[int, int]] = set()
     tables = []
     for place, run in enumerate(runs):
         trials = read_trials(run)
-        compared = {trial.number: trial.values for trial in trials if trial.state in states}
-        values |= {(place, number): found for number, found in compared.items()}
+        compared = {t.number: t for t in trials if t.state in states and _is_inside(t.values, space)}
+        values |= {(place, number): trial.values for number, trial in compared.items()}
+        collapsed = TrialState.COLLAPSED
+        ended |= {(place, number) for number, t in compared.items() if t.state != collapsed}
         reports = load_reports(run, trials)
         tables.append(reports[reports["trial"].isin(compared)].assign(run=place))
     reports = pd.concat(tables, ignore_index=True)
@@ -135,15 +143,24 @@ def _points(
             f"scores of different instruments do not compare ({'; '.join(instruments)})"
         )
     last = reports.groupby(["run", "trial"])["iteration"].max()
-    iteration = int(last.min()) if len(last) else 0
+    # Where the collapsed ones ended is not where the others are to be judged.
+    whole = [number in ended for number in last.index]
+    iteration = int(last[whole].min()) if any(whole) else 0
     reached = reports[reports["iteration"] <= iteration].reset_index(drop=True)
     best = reached.loc[reached.groupby(["run", "trial"])["ranking_score"].idxmin()]
-    points = []
-    for key in zip(best["run"], best["trial"], strict=True):
-        known = {name: plain(value) for name, value in values[key].items() if name in space}
-        points.append({name: v for name, v in known.items() if space[name].contains(v)})
+    keys = zip(best["run"], best["trial"], strict=True)
+    points = [{n: plain(v) for n, v in values[key].items() if n in space} for key in keys]
     scores = np.log10(best["fid_proxy"].clip(lower=_LEAST_SCORE).to_numpy(dtype=float))
     return points, best["ranking_score"].to_numpy(dtype=float), scores, iteration
+
+
+def _is_inside(values: Mapping[str, Any], space: Mapping[str, Distribution]) -> bool:
+    """Return whether a trial has a value of the space for each field that does not depend on others."""
+    return all(
+        name in values and distribution.contains(values[name])
+        for name, distribution in space.items()
+        if not distribution.when
+    )
 
 
 def _bootstraps(
@@ -156,8 +173,6 @@ def _bootstraps(
     import optuna
     from optuna.distributions import FloatDistribution
 
-    # It announces evaluators as experimental.
-    warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     source = np.random.default_rng(0)
     distributions = {name: d.to_optuna() for name, d in space.items()} | {
@@ -167,10 +182,11 @@ def _bootstraps(
     draws = []
     for _ in range(_NUM_BOOTSTRAPS):
         study = optuna.create_study(direction="minimize")
-        chosen = source.integers(len(points), size=size)
+        # One for each trial, which comes again with it.
+        noise = source.random(len(points))
         trials = []
-        for index in chosen:
-            params = {name: points[index][name] for name in space} | {NOISE: source.random()}
+        for index in source.integers(len(points), size=size):
+            params = {name: points[index][name] for name in space} | {NOISE: noise[index]}
             trials.append(
                 optuna.trial.create_trial(
                     value=scores[index], params=params, distributions=distributions
@@ -178,12 +194,20 @@ def _bootstraps(
             )
         study.add_trials(trials)
         seed = int(source.integers(2**31))
-        if method == Method.PED_ANOVA:
-            evaluator: Any = optuna.importance.PedAnovaImportanceEvaluator()
-        else:
-            evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_NUM_TREES, seed=seed)
-        draws.append(optuna.importance.get_param_importances(study, evaluator=evaluator))
+        evaluator = _evaluator(method, seed)
+        with warnings.catch_warnings(action="ignore"):
+            draws.append(optuna.importance.get_param_importances(study, evaluator=evaluator))
     return draws
+
+
+def _evaluator(method: Method, seed: int) -> Any:
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+
+    # It announces one of them as experimental.
+    with warnings.catch_warnings(action="ignore"):
+        if method == Method.PED_ANOVA:
+            return PedAnovaImportanceEvaluator()
+        return FanovaImportanceEvaluator(n_trees=_NUM_TREES, seed=seed)
 
 
 def _summary(draws: pd.DataFrame) -> pd.DataFrame:
@@ -204,19 +228,20 @@ def _pairs(
     source = np.random.default_rng(0)
     groups = {name: _groups([point[name] for point in points], d) for name, d in space.items()}
     rows = []
-    for one, other in [*itertools.combinations(space, 2), (NOISE, NOISE)]:
-        shares = []
+    for one, other in itertools.combinations(space, 2):
+        shares, by_chance = [], []
         for _ in range(_NUM_BOOTSTRAPS):
             chosen = source.integers(len(points), size=len(points))
-            noise = source.integers(_NUM_BINS, size=(2, len(points)))
-            first, second = groups.get(one, noise[0]), groups.get(other, noise[1])
-            shares.append(_interaction(first[chosen], second[chosen], scores[chosen]))
+            first, second = groups[one][chosen], groups[other][chosen]
+            shares.append(_interaction(first, second, scores[chosen]))
+            # Of the same groups, with scores that have nothing to do with them.
+            by_chance.append(_interaction(first, second, source.permutation(scores)[chosen]))
         low, share, high = np.quantile(shares, [0.1, 0.5, 0.9])
-        rows.append({"field": one, "with": other, "share": share, "low": low, "high": high})
-    columns = ["field", "with", "share", "low", "high"]
+        row = {"field": one, "with": other, "share": share, "low": low, "high": high}
+        rows.append({**row, "noise": np.quantile(by_chance, 0.9)})
+    columns = ["field", "with", "share", "low", "high", "noise"]
     table = pd.DataFrame(rows, columns=columns).sort_values("share", ascending=False)
-    ceiling = float(table.loc[table["field"] == NOISE, "high"].iloc[0])
-    return table.assign(matters=table["low"] > ceiling).reset_index(drop=True)
+    return table.assign(matters=table["low"] > table["noise"]).reset_index(drop=True)
 
 
 def _groups(values: Sequence[Any], distribution: Distribution) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError
 from tune_gan.results.formats import records
 from tune_gan.results.reports import best_reports, last_reports, load_reports
@@ -57,7 +58,9 @@ def load_results(run: str | Path) -> pd.DataFrame:
     folder = Path(run)
     spec = _sweep_if_whole(folder)
     trials = read_trials(folder)
-    fields = list(spec["space"]) if spec else list(dict.fromkeys(n for t in trials for n in t.values))
+    named = list(spec["space"]) if spec else list(dict.fromkeys(n for t in trials for n in t.values))
+    # Nothing that a stranger wrote is to pass for another column.
+    fields = [name for name in named if name in GanConfig.model_fields]
     second = second_objective(spec) if spec else None
     rows = [{"trial": t.number, **t.values, "state": t.state.value, "cause": t.cause} for t in trials]
     table = pd.DataFrame(rows, columns=["trial", "state", "cause", *fields])

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tune_gan.errors import IncomparableError, SweepFailedError
-from tune_gan.results.confirmed import Confirmed, load_confirmation
+from tune_gan.results.confirmed import Confirmed, load_confirmation, p_of_difference
 from tune_gan.results.load import COLUMNS, load_results
 from tune_gan.results.trials import ABOVE_ALL, SECOND_OBJECTIVES, TrialState, trial_folder
 
@@ -22,7 +22,7 @@ _ORDER_OF_STATES = [
     [TrialState.FAILED],
 ]
 # What a rule adds to the table of trials.
-RULE_COLUMNS = ("score", "score_se", "p_first")
+RULE_COLUMNS = ("score", "score_se", "scores")
 _MOST_CAUSES = 3
 # Of the normal distribution, two-sided at the 5 % level.
 _QUANTILE = 1.96
@@ -110,7 +110,7 @@ def _tied_with(ordered: pd.DataFrame) -> pd.Series:
         names = ordered["run"] + ":" + ordered["trial"].astype(str)
     tied: list[int | str | None] = []
     first: int | None = None
-    columns = [name for name in (by, error, "degenerate", "p_first") if name in ordered.columns]
+    columns = [name for name in (by, error, "degenerate", "scores") if name in ordered.columns]
     rows = ordered[columns].to_dict("records")
     for i, (row, place) in enumerate(zip(rows, ordered["rank"], strict=True)):
         if pd.isna(place):
@@ -120,7 +120,7 @@ def _tied_with(ordered: pd.DataFrame) -> pd.Series:
         else:
             tied.append(None)
             # After a confirmation only the first is compared with.
-            first = i if first is None or "p_first" not in columns else first
+            first = i if first is None or "scores" not in columns else first
     kind = "object" if "run" in ordered.columns else "Int64"
     return pd.Series(tied, index=ordered.index, dtype=kind)
 
@@ -129,8 +129,8 @@ def _is_noise(one: Mapping[Hashable, Any], other: Mapping[Hashable, Any], by: st
     """Return whether two scores differ by less than the noise; a trial without an error has none."""
     if one["degenerate"] != other["degenerate"]:
         return False
-    if "p_first" in other:
-        return bool(other["p_first"] >= _LEVEL)
+    if "scores" in other:
+        return p_of_difference(one["scores"], other["scores"]) >= _LEVEL
     noise = math.hypot(one[error], other[error])
     return bool(abs(one[by] - other[by]) < _QUANTILE * noise)
 
@@ -186,10 +186,12 @@ class Choice:
     Attributes:
         trial: Its trial in the run.
         rule: What chose it, in words.
+        is_confirmed: Whether it is by several seeds.
     """
 
     trial: int
     rule: str
+    is_confirmed: bool
 
 
 def choose(run: Path) -> Choice:
@@ -209,6 +211,7 @@ def choose(run: Path) -> Choice:
             f"by the mean of {first['seeds']} seeds, {first['mean']:.6g} "
             f"({first['low']:.4g} to {first['high']:.4g}), best with probability {first['p_best']:.2f}"
             + (f", by {confirmed.instrument}" if confirmed.instrument else ""),
+            is_confirmed=True,
         )
     ranked = rank(trials)
     best = best_trial(ranked)
@@ -221,6 +224,7 @@ def choose(run: Path) -> Choice:
         + (f", by {best['instrument']}" if best["instrument"] else "")
         + ("; its samples are degenerate" if best["degenerate"] else "")
         + (f"; tied with {tied} in the noise of the score" if tied else ""),
+        is_confirmed=False,
     )
 
 

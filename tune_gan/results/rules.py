@@ -1,5 +1,6 @@
 """Rank the trials of one run or several, by which of their scores, and which of them."""
 
+import ast
 import math
 import re
 from collections.abc import Sequence
@@ -52,18 +53,20 @@ class Rule:
         return f"{self.kind}-{self.count}" if self.count else self.kind
 
 
-def by_rule(trials: pd.DataFrame, run: Path, rule: Rule) -> pd.DataFrame:
+def by_rule(trials: pd.DataFrame, run: Path, rule: Rule, common: int | None = None) -> pd.DataFrame:
     """Add what a rule ranks trials by.
 
     Args:
         trials: What `tune_gan.load_results` returns of the run, or some of its rows.
         run: The run folder.
         rule: The rule.
+        common: The iteration up to which scores count by ``common-budget``; by default that which all
+            ranked ones of these trials have reached.
 
     Returns:
         The table with ``score`` and ``score_se``, its standard error, missing where the rule has none,
-        and ``degenerate`` of the reports behind it; for ``confirmed`` also ``p_first``, the p-value of
-        the difference to the first. Unchanged for ``best``.
+        and ``degenerate`` of the reports behind it; for ``confirmed`` also ``scores``, one for each
+        seed. Unchanged for ``best``.
 
     Raises:
         ConfigError: for ``confirmed`` without a whole confirmation.
@@ -78,13 +81,19 @@ def by_rule(trials: pd.DataFrame, run: Path, rule: Rule) -> pd.DataFrame:
         scores = _means(reports, rule.count)
     else:
         if rule.kind == "common-budget":
-            ended = trials[trials["state"].isin(_RANKED)]
-            reports = reports[reports["iteration"] <= ended["iteration"].min()]
+            common = _common_iteration(trials) if common is None else common
+            reports = reports[reports["iteration"] <= common]
         chosen = last_reports(reports) if rule.kind == "last" else best_reports(reports)
         scores = chosen[["fid_proxy", "fid_proxy_se", "degenerate"]]
     scores = scores.set_axis(["score", "score_se", "degenerate"], axis=1)
     joined = trials.drop(columns="degenerate").join(scores, on="trial")
     return joined.astype({"degenerate": "boolean"})[[*trials.columns, "score", "score_se"]]
+
+
+def _common_iteration(trials: pd.DataFrame) -> int:
+    """Return the iteration that all ranked trials have reached; 0 without one."""
+    reached = trials[trials["state"].isin(_RANKED)]["iteration"].min()
+    return 0 if pd.isna(reached) else int(reached)
 
 
 def _means(reports: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -109,8 +118,8 @@ def _by_confirmation(trials: pd.DataFrame, run: Path) -> pd.DataFrame:
     # The mean of those that lost a seed is of the lucky ones.
     whole = table[(table["lost"] == 0) & (table["seeds"] > 1)]
     errors = [float(np.std(scores, ddof=1)) / math.sqrt(len(scores)) for scores in whole["scores"]]
-    found = whole[["mean", "p_first"]].rename(columns={"mean": "score"}).assign(score_se=errors)
-    joined = trials.join(found[["score", "score_se", "p_first"]].astype(float), on="trial")
+    found = whole[["mean", "scores"]].rename(columns={"mean": "score"}).assign(score_se=errors)
+    joined = trials.join(found[["score", "score_se", "scores"]], on="trial")
     return joined.assign(degenerate=joined["degenerate"] & joined["score"].isna())
 
 
@@ -142,22 +151,32 @@ def rank_runs(runs: Sequence[Path], rule: Rule, where: str | None = None) -> pd.
         table = load_results(run)
         if len(runs) > 1:
             table.insert(0, "run", name)
-        tables.append(by_rule(_chosen(table, where), run, rule))
+        tables.append(_chosen(table, where))
+    common = _common_iteration(pd.concat(tables))
+    tables = [by_rule(table, run, rule, common) for table, run in zip(tables, runs, strict=True)]
     return rank(pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0])
 
 
 def _chosen(trials: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return trials
+    columns = ", ".join(trials.columns)
     try:
-        chosen = trials.query(where, engine="python")
+        for part in ast.walk(ast.parse(where.strip(), mode="eval")):
+            if isinstance(part, ast.Call | ast.Attribute | ast.Subscript):
+                raise ValueError("it calls something")
+        holds = trials.eval(where, engine="python")
     # What pandas raises for a text that is no condition is of many kinds.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(
             f"--where {where!r} cannot be read ({reason}); compare columns with values, as in "
-            f"'disc_steps == 1 and state == \"completed\"'; columns: {', '.join(trials.columns)}"
+            f"'disc_steps == 1 and state == \"completed\"'; columns: {columns}"
         ) from None
-    if not isinstance(chosen, pd.DataFrame):
-        raise ConfigError(f"--where {where!r} is no condition; compare a column with a value")
+    if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
+        raise ConfigError(
+            f"--where {where!r} is no condition; compare a column with a value; columns: {columns}"
+        )
+    # What is missing does not fulfil it.
+    chosen = trials[holds.fillna(value=False).astype(bool)]
     return chosen.reset_index(drop=True)

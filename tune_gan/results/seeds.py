@@ -24,7 +24,8 @@ class SeedNoise:
             sweep; ``mean`` over fresh seeds, their standard ``deviation``, ``lowest`` and ``highest``;
             ``gain``, how many times lower its geometric mean is than the default's, and ``low`` and
             ``high``, the 95 % interval of that by Welch's t on logarithms; missing for the default.
-        share: Of the variance of log scores, how much lies between seeds of one configuration.
+        share: Of the variance of log scores, how much lies between seeds of one configuration, the
+            default left out.
         one_seed: How often the first would also be the best by one seed of each configuration.
     """
 
@@ -36,7 +37,8 @@ class SeedNoise:
         """Say in a line how much the seed decides."""
         first = int(self.table["trial"].iloc[0])
         return (
-            f"{self.share:.0%} of the variance of log scores lies between seeds of one configuration; "
+            f"{self.share:.0%} of the variance of log scores among the tuned configurations is the "
+            "seed's; "
             f"by one seed of each, trial {first} would come first in {self.one_seed:.0%} of the cases"
         )
 
@@ -65,7 +67,9 @@ def seed_noise(run: Path) -> SeedNoise:
         rows.append({**first, **cells, **ends, **gain})
     columns = ["trial", "seeds", "searched", "mean", "deviation", "lowest", "highest"]
     found = pd.DataFrame(rows, columns=[*columns, "gain", "low", "high"])
-    return SeedNoise(found, _share_within(list(logs.values())), _first_by_one_seed(list(logs.values())))
+    # The default would widen the differences that are to be judged.
+    tuned = [own for trial, own in logs.items() if trial] or list(logs.values())
+    return SeedNoise(found, _share_within(tuned), _first_by_one_seed(list(logs.values())))
 
 
 def _gain(default: np.ndarray, own: np.ndarray) -> dict[str, float]:

@@ -152,7 +152,7 @@ def gain_line(ranked: pd.DataFrame) -> str:
         return "the default configuration (trial 0) has no honest score to compare with"
     default = ranked[ranked["trial"] == 0].iloc[0]
     tied = default["tied_with"] == best["trial"]
-    seeds = "by the means of several seeds" if "p_first" in ranked.columns else "by one seed each"
+    seeds = "by the means of several seeds" if "scores" in ranked.columns else "by one seed each"
     return (
         f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
         f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, {seeds}"

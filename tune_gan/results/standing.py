@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune_gan.results.formats import cell
+from tune_gan.results.formats import cell, is_missing
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank, searched_fields
 from tune_gan.results.reports import load_reports
@@ -98,7 +98,7 @@ def read_standing(run: Path, held_since: float | None) -> Standing:
         number = int(row["trial"])
         chosen = reports[(reports["trial"] == number) & (reports["iteration"] == row["best_iteration"])]
         reported_at = chosen["reported_at"].iloc[0]
-        config = {f: row[f] for f in searched_fields(table) if not pd.isna(row[f])}
+        config = {f: row[f] for f in searched_fields(table) if not is_missing(row[f])}
         best = {
             "best_trial": number,
             "best_score": float(chosen["ranking_score"].iloc[0]),

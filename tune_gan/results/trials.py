@@ -66,15 +66,17 @@ class ListedTrial:
     @property
     def reports(self) -> list[dict[str, Any]]:
         """Its whole reports, each with an iteration and a score, by iteration."""
-        return self._kept
+        return self._kept[0]
 
     def read(self) -> tuple[list[dict[str, Any]], int]:
-        """Read its reports without keeping them, and how many of their lines are damaged."""
+        """Return its reports without keeping them, and how many of their lines are damaged."""
+        if "_kept" in self.__dict__:
+            return self._kept
         return _read_reports(self.file) if self.file else ([], 0)
 
     @cached_property
-    def _kept(self) -> list[dict[str, Any]]:
-        return self.read()[0]
+    def _kept(self) -> tuple[list[dict[str, Any]], int]:
+        return _read_reports(self.file) if self.file else ([], 0)
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:

@@ -142,7 +142,8 @@ class SweepProgress(tune.Callback):
         return "" if seconds is None else f"about {describe_duration(seconds)} left"
 
     def _seconds_left(self) -> float | None:
-        shares = self._share_done
+        # Another thread asks while reports come in.
+        shares = dict(self._share_done)
         done = sum(share - self._share_before.get(trial, 0.0) for trial, share in shares.items())
         left = self._spec.num_trials - self._num_before - sum(shares.values())
         if done <= 0 or left <= 0:
@@ -156,11 +157,10 @@ class SweepProgress(tune.Callback):
     def standing(self) -> Standing:
         """Return how the sweep stands."""
         now = time.monotonic()
-        # Another thread asks while reports come in.
         scores, running = dict(self._scores), list(self._running.values())
         best = min(scores, key=lambda number: scores[number]) if scores else None
         known = {} if best is None else self._best(best, scores[best], now)
-        spent = sum(self._iterations.values()) - sum(self._iterations_before.values())
+        spent = sum(dict(self._iterations).values()) - sum(dict(self._iterations_before).values())
         states = Counter(trial.state for trial in list(self._study.trials))
         return Standing(
             self._spec.num_trials,

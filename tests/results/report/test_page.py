@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.results.test_confirmed import CLEAR, write_confirmation
 from tests.results.test_importance import write_study
-from tests.results.test_results import COLLAPSED, TRIALS, Trial, write_run
+from tests.results.test_results import COLLAPSED, SWEEP, TRIALS, Trial, write_run
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import append_line
 from tune_gan.grids import GRIDS, grid_file, save_whole
@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_run(run: Path) -> None:
     numbers = json.loads(written.numbers.read_text())
     assert numbers["leaderboard"] == ranking_records(rank(load_results(run)))
     assert numbers["headline"]["trial"] == 2
-    assert numbers["headline"]["command"].startswith("tune-gan train --config ")
+    assert numbers["headline"]["command"].startswith("tune-gan best ")
     assert {row["state"]: row["trials"] for row in numbers["states"]}["diverged"] == 1
     assert numbers["importance"]["missing"].startswith("4 trials can be compared")
     assert [c["trial"] for c in numbers["curves"]["trials"]] == [0, 1, 2, 3, 4, 5, 7]
@@ -210,6 +210,71 @@ def test_a_run_without_a_winner_has_a_page_too(
     shown = _Page(browser, file)
     assert "No trial is ranked yet" in shown.page.locator(".headline").text_content()
     assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+def test_a_confirmation_that_chose_another_trial_is_the_headline(run: Path) -> None:
+    """By one seed it is trial 2; over seeds 0, and nothing of one seed's gain is said beside it."""
+    write_confirmation(run, CLEAR, num_ended=6)
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert (numbers["headline"]["trial"], numbers["headline"]["gain"]) == (0, None)
+    page = (run / "report.html").read_text()
+    assert "Trial 0: fid_proxy 50" in page
+    assert "times lower, by one seed" not in page
+    # Before its last training it chooses nothing, and what it says of the first is of another trial.
+    unfinished: dict[int, list[float | str]] = {0: [1.0, "running"], 2: [2.0, "not begun"]}
+    shutil.rmtree(run / "confirm")
+    write_confirmation(run, unfinished, num_ended=6)
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert numbers["headline"]["trial"] == 2
+    assert "Not separable" not in (run / "report.html").read_text()
+
+
+def test_a_value_outside_the_space_has_no_logarithm(tmp_path: Path) -> None:
+    run = write_study(tmp_path / "run", 40)
+    values = {"gen_lr": 0.0, "beta1": 0.5, "dropout": 0.1}
+    append_line(run / "trials.jsonl", {"trial": 0, "state": "completed", "config": values})
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert numbers["importance"]["trials"] == 39
+    assert 'data-figure="contour"' in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", [None, "cut: [", "gan: {num_iterations: 300}\nspace: {state: {choice: [a]}}\n"]
+)
+def test_without_a_whole_sweep_file_every_whole_row_is_shown(run: Path, text: str | None) -> None:
+    if text is None:
+        (run / "sweep.yaml").unlink()
+    else:
+        (run / "sweep.yaml").write_text(text)
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert [row["trial"] for row in numbers["leaderboard"]][:3] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("confirm/sweep.yaml", "cut: ["),
+        ("environment.json", '{"started": NaN, "packages": [1e999]}'),
+        ("environment.json", "[]"),
+        ("sweep.yaml", f"{SWEEP}search: x\nscheduler: asha\n"),
+        ("sweep.yaml", f"{SWEEP}search: {{seed: .nan, algorithm: 2026-01-01}}\n"),
+    ],
+)
+def test_a_damaged_file_beside_the_trials_is_no_traceback(run: Path, name: str, text: str) -> None:
+    write_confirmation(run, CLEAR)
+    (run / name).write_text(text)
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert [row["trial"] for row in numbers["leaderboard"]][:3] == [2, 0, 1]
+
+
+def test_a_report_overwrites_nothing_of_the_run(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"in a run folder a report is report\.html"):
+        write_report(run, run / "environment.html")
+
+
+def test_a_huge_picture_is_not_decoded(run: Path) -> None:
+    Image.new("1", (13400, 13400)).save(grid_file(run / "trial_00002", 200))
+    assert "data:image/gif" not in write_report(run).page.read_text()
 
 
 def test_damaged_pictures_are_left_out(run: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tune_gan.errors import ConfigError, RunFolderError, SweepFailedError, TuneGanError
+from tune_gan.errors import RunFolderError, TuneGanError
 from tune_gan.results.compare import attainable, best_by_cost
 from tune_gan.results.confirmed import load_confirmation, not_separable
 from tune_gan.results.curves import early_and_final, verdict
@@ -40,8 +40,8 @@ def report_contents(run: Path) -> dict[str, Any]:
         RunFolderError: if the folder is no run folder.
         IncomparableError: if trials were scored with different instruments.
     """
-    spec = read_sweep(run)
     trials = load_results(run)
+    spec = _sweep_or_less(run)
     ranked, reports = rank(trials), load_reports(run)
     floor = read_floor(run)
     return {
@@ -54,12 +54,34 @@ def report_contents(run: Path) -> dict[str, Any]:
         "leaderboard": ranking_records(ranked),
         "curves": _curves(ranked, reports),
         "progress": _progress(run),
-        "attainable": records(attainable([run])),
+        "attainable": _attainable(run),
         "importance": _importance(run),
-        "rungs": {"table": records(early_and_final(run)), "verdict": verdict(run)},
+        "rungs": _rungs(run),
         "confirmation": _confirmation(run),
         "timeline": timeline(reports),
     }
+
+
+def _sweep_or_less(run: Path) -> dict[str, Any]:
+    """Return the sweep of a run, or where its file is damaged as much as the trials say."""
+    try:
+        return read_sweep(run)
+    except RunFolderError:
+        return {"gan": {}, "space": {}}
+
+
+def _attainable(run: Path) -> list[dict[str, Any]]:
+    try:
+        return records(attainable([run]))
+    except RunFolderError:
+        return []
+
+
+def _rungs(run: Path) -> dict[str, Any]:
+    try:
+        return {"table": records(early_and_final(run)), "verdict": verdict(run)}
+    except RunFolderError as error:
+        return {"table": [], "verdict": str(error)}
 
 
 def _describe_run(run: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -67,36 +89,56 @@ def _describe_run(run: Path, spec: dict[str, Any]) -> dict[str, Any]:
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         environment = {}
-    spec_text = (run / "sweep.yaml").read_text(encoding="utf-8", errors="replace")
-    search = spec.get("search") or {}
+    file = run / "sweep.yaml"
+    spec_text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    given = spec.get("search")
+    search = given if isinstance(given, dict) else {}
     return {
         "name": run.absolute().name,
         "sweep": str(spec.get("name", "")),
         "folder": str(run.absolute()),
-        "environment": environment if isinstance(environment, dict) else {},
+        "environment": _shown(environment) if isinstance(environment, dict) else {},
         "algorithm": str(search.get("algorithm", "")),
-        "search_seed": search.get("seed"),
-        "training_seed": spec["gan"].get("seed", 0),
+        "search_seed": str(search.get("seed", "")),
+        "training_seed": str(spec["gan"].get("seed", 0)),
         "spec": spec_text,
     }
+
+
+def _shown(value: Any) -> Any:
+    """Return what a file says as JSON may hold it, which has no word for NaN."""
+    if isinstance(value, dict):
+        return {str(name): _shown(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_shown(part) for part in value]
+    return value if isinstance(value, str | bool | None) else str(value)
 
 
 def _headline(run: Path, ranked: pd.DataFrame) -> dict[str, Any]:
     try:
         choice = choose(run)
-    except SweepFailedError as error:
+    # Also where its confirmation is damaged.
+    except TuneGanError as error:
         return {"missing": str(error)}
     row = ranked[ranked["trial"] == choice.trial].iloc[0]
     tied = [int(n) for n in ranked[ranked["tied_with"] == choice.trial]["trial"]]
     config = shlex.quote(str(run.absolute() / "best.yaml"))
+    command = f"tune-gan train --config {config}"
+    if not (run / "best.yaml").is_file():
+        command = (
+            f"tune-gan best {shlex.quote(str(run.absolute()))} > best.yaml\n"
+            "tune-gan train --config best.yaml"
+        )
     return {
         "trial": choice.trial,
         "rule": choice.rule,
         "best_fid_proxy": float(row["best_fid_proxy"]),
         "instrument": row["instrument"],
-        "gain": gain_line(ranked),
+        "is_confirmed": choice.is_confirmed,
+        # One seed's gain is that of the first in the ranking.
+        "gain": None if choice.is_confirmed else gain_line(ranked),
         "tied": tied,
-        "command": f"tune-gan train --config {config}",
+        "command": command,
         "yaml": _yaml(run),
     }
 
@@ -154,11 +196,12 @@ def _progress(run: Path) -> list[dict[str, Any]]:
 def _importance(run: Path) -> dict[str, Any]:
     try:
         found = importance([run])
-    except (ConfigError, RunFolderError) as error:
+    except TuneGanError as error:
         return {"missing": str(error)}
     return {
         "fields": records(found.table),
         "pairs": records(found.pairs),
+        "left_out": found.left_out,
         "iteration": found.iteration,
         "trials": found.num_trials,
         "method": found.method.value,
@@ -168,12 +211,15 @@ def _importance(run: Path) -> dict[str, Any]:
 def _confirmation(run: Path) -> dict[str, Any] | None:
     try:
         confirmed = load_confirmation(run)
-        if confirmed is None:
-            return None
-        found = {"configurations": records(confirmed.table), "left": confirmed.num_left}
+    except TuneGanError as error:
+        return {"missing": str(error), "configurations": [], "left": 0}
+    if confirmed is None:
+        return None
+    found = {"configurations": records(confirmed.table), "left": confirmed.num_left}
+    try:
         noise = seed_noise(run)
     except TuneGanError as error:
-        return {"missing": str(error)}
+        return {**found, "missing": str(error)}
     return {
         **found,
         "not_separable": not_separable(confirmed),

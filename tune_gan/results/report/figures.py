@@ -265,7 +265,7 @@ def _timeline(contents: Mapping[str, Any]) -> go.Figure | None:
             figure.add_bar(
                 base=[stretch["start"] for stretch in own],
                 x=[stretch["end"] - stretch["start"] for stretch in own],
-                y=[stretch["worker"] for stretch in own],
+                y=[_short(stretch["worker"]) for stretch in own],
                 orientation="h",
                 name=state,
                 text=[stretch["trial"] for stretch in own],
@@ -352,7 +352,11 @@ def _contour(
     if len(numbers) < 2:
         return None
     first, second = numbers[:2]
-    rows = _measured(contents, first, second)
+    rows = [
+        row
+        for row in _measured(contents, first, second)
+        if all(space[f].contains(row["config"][f]) for f in (first, second))
+    ]
     if len(rows) < _LEAST_FOR_CONTOUR:
         return None
     points = np.array([[_placed(row, f, space) for f in (first, second)] for row in rows])

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tune_gan.errors import ConfigError
+from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import write_whole
 from tune_gan.grids import training_gif
 from tune_gan.results.report.contents import report_contents
@@ -59,15 +59,30 @@ def write_report(run: Path, page: Path | None = None, refresh_s: int | None = No
         StorageError: if a file cannot be written.
     """
     page = page or run / REPORT_FILE
+    if page.parent.absolute() == run.absolute() and page.name != REPORT_FILE:
+        raise ConfigError(f"{page}: in a run folder a report is {REPORT_FILE}; give another folder")
     if page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{page}: a report's name ends in .html")
     contents = report_contents(run)
-    space = {name: Distribution.from_mapping(given) for name, given in read_sweep(run)["space"].items()}
+    space = _space(run, contents)
     numbers = page.with_suffix(".json")
     write_whole(numbers, json.dumps(contents, indent=1, allow_nan=False))
-    write_whole(page, render(run, contents, space, refresh_s))
+    write_whole(page, render(run, contents, space, refresh_s, numbers.name))
     states = {row["state"]: row["trials"] for row in contents["states"]}
     return Written(page, numbers, states.get("running", 0) + states.get("pending", 0))
+
+
+def _space(run: Path, contents: Mapping[str, Any]) -> dict[str, Distribution]:
+    """Return the searched space, where its file is damaged as far as the trials' values say."""
+    try:
+        given = read_sweep(run)["space"]
+        return {name: Distribution.from_mapping(given[name]) for name in contents["fields"]}
+    except (ConfigError, RunFolderError, KeyError):
+        values: dict[str, dict[str, Any]] = {name: {} for name in contents["fields"]}
+        for row in contents["leaderboard"]:
+            for name, value in row["config"].items():
+                values[name][repr(value)] = str(value)
+        return {name: Distribution("choice", tuple(found.values())) for name, found in values.items()}
 
 
 def render(
@@ -75,6 +90,7 @@ def render(
     contents: Mapping[str, Any],
     space: Mapping[str, Distribution],
     refresh_s: int | None = None,
+    numbers_name: str = NUMBERS_FILE,
 ) -> str:
     """Return the page.
 
@@ -88,7 +104,6 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # What is not set needs not be drawn.
     environment.filters["cell"] = _cell
     drawn = figures(contents, space)
     axes, lines = parallel_coordinates(contents, space)
@@ -109,6 +124,7 @@ def render(
         real=_picture(run / REAL_FILE),
         gif=gif,
         refresh_s=refresh_s,
+        numbers_name=numbers_name,
     )
 
 
@@ -133,10 +149,11 @@ def _dialog_rows(contents: Mapping[str, Any]) -> dict[str, Any]:
 
 def _samples(run: Path, contents: Mapping[str, Any]) -> dict[int, str]:
     pictures = {}
-    for row in contents["leaderboard"][:_NUM_WITH_SAMPLES]:
-        picture = _picture(trial_folder(run, row["trial"]) / SAMPLES_FILE)
+    best = [row["trial"] for row in contents["leaderboard"][:_NUM_WITH_SAMPLES]]
+    for trial in dict.fromkeys([*best, 0, contents["headline"].get("trial", 0)]):
+        picture = _picture(trial_folder(run, trial) / SAMPLES_FILE)
         if picture:
-            pictures[row["trial"]] = picture
+            pictures[trial] = picture
     return pictures
 
 
@@ -154,8 +171,8 @@ def _picture(file: Path) -> str | None:
 def _gif(folder: Path) -> str | None:
     try:
         content = training_gif(folder)
-    # A stranger's picture fails in many ways.
-    except (OSError, ValueError, SyntaxError):
+    # A stranger's picture fails in many ways, none of them documented.
+    except Exception:
         return None
     if content is None or len(content) > _LARGEST_GIF:
         return None
