@@ -53,11 +53,15 @@ def training_gif(folder: Path) -> bytes | None:
         with Image.open(file, formats=("PNG",)) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise OSError(f"{file} is no picture of samples: it is too large")
-            frames.append(_captioned(image, f"iteration {iteration_of(file)}").quantize(256))
+            frames.append(_captioned(image, f"iteration {iteration_of(file)}"))
     if not frames:
         return None
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     content = io.BytesIO()
+    if frames[0].mode == "RGB":
+        # One palette for all: with one for each, what a frame leaves unchanged would change its colour.
+        palette = frames[-1].quantize(256)
+        frames = [frame.quantize(palette=palette) for frame in frames]
     frames[0].save(
         content, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )
@@ -65,7 +69,9 @@ def training_gif(folder: Path) -> bytes | None:
 
 
 def _captioned(image: Image.Image, text: str) -> Image.Image:
-    frame = Image.new("RGB", (image.width, image.height + _CAPTION_HEIGHT), "white")
-    frame.paste(image)
+    # A GIF holds all grey levels as they are.
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    frame = Image.new(mode, (image.width, image.height + _CAPTION_HEIGHT), "white")
+    frame.paste(image.convert(mode))
     ImageDraw.Draw(frame).text((6, image.height + 4), text, fill="black")
     return frame

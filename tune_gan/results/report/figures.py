@@ -33,6 +33,7 @@ _NUM_TOP = 5
 _MOST_SLICES = 6
 _NUM_CELLS = 30
 _LEAST_FOR_CONTOUR = 30
+_MOST_DECADES = 4
 
 
 def figures(
@@ -94,8 +95,18 @@ def _unpacked(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _log_axis(title: str) -> dict[str, Any]:
-    return {"type": "log", "title": {"text": title}, "dtick": "D2", "exponentformat": "none"}
+def _log_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks at 1, 2 and 5 times powers of ten, or at these alone."""
+    known = [value for value in values if value > 0]
+    low, high = (math.log10(end) for end in (min(known, default=1), max(known, default=10)))
+    steps = (1, 2, 5) if high - low < _MOST_DECADES else (1,)
+    ticks = [
+        step * 10.0**power
+        for power in range(math.floor(low) - 1, math.ceil(high) + 2)
+        for step in steps
+    ]
+    labels = [f"{tick:g}" for tick in ticks]
+    return {"type": "log", "title": {"text": title}, "tickvals": ticks, "ticktext": labels}
 
 
 def _axis(title: str) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
     if not curves:
         return None
     figure, in_legend = go.Figure(), set()
+    shown: list[float] = []
     for curve in sorted(curves, key=lambda c: -(rows[c["trial"]]["rank"] or math.inf)):
         row = rows[curve["trial"]]
         state, is_top = row["state"], (row["rank"] or math.inf) <= _NUM_TOP
@@ -128,6 +140,7 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
         points = [(iteration, score) for iteration, score in reported if 0 < score < _WORST]
         if not points:
             continue
+        shown += [point[1] for point in points]
         ends_early = state in ("diverged", "collapsed", "failed", "stopped")
         sizes = [0] * (len(points) - 1) + [7 if ends_early else 0]
         figure.add_scatter(
@@ -145,7 +158,9 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
             meta=curve["trial"],
         )
         in_legend.add(state)
-    figure.update_layout(xaxis=_axis("iteration"), yaxis=_log_axis("fid_proxy"), hovermode="closest")
+    figure.update_layout(
+        xaxis=_axis("iteration"), yaxis=_log_axis("fid_proxy", shown), hovermode="closest"
+    )
     return figure
 
 
@@ -161,7 +176,8 @@ def _progress(points: Sequence[Mapping[str, Any]]) -> go.Figure | None:
         hovertemplate="%{y:.4g} after %{x:,} iterations<extra></extra>",
     )
     figure.update_layout(
-        xaxis=_axis("iterations of all trials"), yaxis=_log_axis("best fid_proxy so far")
+        xaxis=_axis("iterations of all trials"),
+        yaxis=_log_axis("best fid_proxy so far", [point["best"] for point in points]),
     )
     return figure
 
@@ -190,7 +206,7 @@ def _attainable(rows: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     )
     figure.update_layout(
         xaxis={"type": "log", "title": {"text": "trials"}, "tickvals": counts},
-        yaxis=_log_axis("lowest fid_proxy"),
+        yaxis=_log_axis("lowest fid_proxy", [row[end] for row in rows for end in ("low", "high")]),
     )
     return figure
 
@@ -305,7 +321,9 @@ def _objectives(contents: Mapping[str, Any]) -> go.Figure | None:
             text=[_hover(row) for row in own],
             hovertemplate="%{text}<extra></extra>",
         )
-    figure.update_layout(xaxis=_axis(name), yaxis=_log_axis("best fid_proxy"))
+    figure.update_layout(
+        xaxis=_axis(name), yaxis=_log_axis("best fid_proxy", [row["best_fid_proxy"] for row in rows])
+    )
     return figure
 
 
@@ -340,7 +358,11 @@ def _slice(contents: Mapping[str, Any], field: str, distribution: Distribution) 
         axis |= {"type": "category", "categoryarray": [str(v) for v in distribution.arguments]}
     elif distribution.kind.startswith("log_"):
         axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
-    figure.update_layout(xaxis=axis, yaxis=_log_axis("best fid_proxy"), height=320)
+    figure.update_layout(
+        xaxis=axis,
+        yaxis=_log_axis("best fid_proxy", [row["best_fid_proxy"] for row in rows]),
+        height=320,
+    )
     return figure
 
 
