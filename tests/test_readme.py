@@ -44,7 +44,7 @@ def test_the_tree_names_every_module_and_no_other() -> None:
 def test_commands_and_flags_exist(page: str) -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     text = (_CHECKOUT / page).read_text()
-    for name, rest in re.findall(r"tune-gan ([a-z]+)\b([^`|\n]*)", text):
+    for name, rest in re.findall(r"tune-gan ([a-z]+)\b((?:(?!tune-gan )[^`|\n])*)", text):
         flags = {flag for parameter in commands[name].params for flag in parameter.opts}
         named = {flag.replace("_", "-") for flag in re.findall(r"--[a-z_]+[a-z_-]*", rest)}
         assert named <= flags | {"--help"}, rest
