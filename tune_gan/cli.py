@@ -496,12 +496,23 @@ def compare(
 
 
 @app.command()
-def curves(run: RunArgument, form: FormatOption = "table", as_json: JsonOption = False) -> None:
+def curves(
+    run: RunArgument,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Print the score of every report of every trial instead.")
+    ] = False,
+    form: FormatOption = "table",
+    as_json: JsonOption = False,
+) -> None:
     """Say whether early stopping was right: how early scores agreed with the final ones."""
-    from tune_gan.results.answers import print_curves
+    from tune_gan.results.answers import print_curves, print_learning_curves
     from tune_gan.results.formats import Format
 
-    print_curves(run, Format.parse(form, as_json))
+    chosen = Format.parse(form, as_json)
+    if reports:
+        print_learning_curves(run, chosen)
+    else:
+        print_curves(run, chosen)
 
 
 @app.command()

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from tests.results.test_results import write_run
+from tune_gan.results.answers import print_curves, print_learning_curves
 from tune_gan.results.curves import early_and_final, learning_curves, rungs, verdict
+from tune_gan.results.formats import Format
 
 _SWEEP = """
 name: test
@@ -90,6 +92,16 @@ def test_a_run_without_a_report_has_no_curves(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [("pending", [], "")], _SWEEP)
     assert learning_curves(run).empty
     assert early_and_final(run)["finished"].tolist() == [0] * 4
+
+
+def test_the_command_prints_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "run", _SWEEP + _ASHA)
+    print_curves(run, Format.TABLE)
+    assert capsys.readouterr().out.splitlines()[-1] == verdict(run)
+    print_learning_curves(run, Format.CSV)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "trial,iteration,fid_proxy,degenerate,best_so_far"
+    assert (len(lines), lines[1]) == (103, "0,100,9.0,False,9.0")
 
 
 def test_curves_fall_and_never_rise(tmp_path: Path) -> None:

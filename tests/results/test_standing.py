@@ -47,6 +47,17 @@ def test_a_sweep_at_work(run: Path) -> None:
     assert standing.seconds_left == pytest.approx(250, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [("time: 130", 30), ("iterations: 1000", (1000 - 900) / 6), ("time: 9000", 250)],
+)
+def test_a_budget_ends_it_sooner(run: Path, budget: str, seconds: float) -> None:
+    with (run / "sweep.yaml").open("a") as file:
+        file.write(f"budget: {{{budget}}}\n")
+    standing = read_standing(run, time.time() - 100)
+    assert standing.seconds_left == pytest.approx(seconds, rel=0.1)
+
+
 def test_a_sweep_that_rests_has_no_speed(run: Path) -> None:
     standing = read_standing(run, None)
     assert standing.best_trial == 2

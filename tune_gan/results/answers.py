@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError
 from tune_gan.results.compare import attainable, beside, compare
-from tune_gan.results.curves import early_and_final, verdict
+from tune_gan.results.curves import early_and_final, learning_curves, verdict
 from tune_gan.results.formats import Format, print_table, records
 from tune_gan.results.importance import NOISE, Importance, Method, importance
 from tune_gan.results.seeds import seed_noise
@@ -96,6 +96,11 @@ def print_curves(run: Path, form: Format) -> None:
     print_table(early_and_final(run), form)
     if form == Format.TABLE:
         _say("", verdict(run))
+
+
+def print_learning_curves(run: Path, form: Format) -> None:
+    """Print the score of every report, and the best of its trial until then."""
+    print_table(learning_curves(run), form)
 
 
 def print_seeds(run: Path, form: Format) -> None:

@@ -1,5 +1,6 @@
 """How a sweep stands while it runs, and how that is shown."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,8 +144,20 @@ def _work(
     shares_done = ended_now + partly
     left = None
     if shares_done > 0:
-        left = max(0.0, (now - held_since) / shares_done * shares_left)
+        left = (now - held_since) / shares_done * shares_left
+        left = max(0.0, min(left, _budget_left(spec, last, speed, now - held_since)))
     return {"iterations_per_s": speed or None, "running": running, "seconds_left": left}
+
+
+def _budget_left(spec: Mapping[str, Any], last: pd.DataFrame, speed: float, elapsed_s: float) -> float:
+    """Return about how long a sweep's budget lasts, in seconds; infinite without one."""
+    given = spec.get("budget")
+    budget = given if isinstance(given, Mapping) else {}
+    limit_s, iterations = budget.get("time"), budget.get("iterations")
+    left = math.inf if not isinstance(limit_s, int | float) else limit_s - elapsed_s
+    if isinstance(iterations, int) and speed:
+        left = min(left, (iterations - float(last["iteration"].sum())) / speed)
+    return left
 
 
 def standing_table(standing: Standing, name: str) -> Group:

@@ -65,8 +65,9 @@ def browser() -> Iterator[Any]:
 class _Page:
     """A report in the browser, and what it did."""
 
-    def __init__(self, browser: Any, file: Path) -> None:
-        self.page = browser.new_page(viewport={"width": 1240, "height": 900})
+    def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
+        size = {"width": 1240, "height": 900}
+        self.page = browser.new_page(viewport=size, color_scheme=scheme)
         self.problems: list[str] = []
         self.fetched: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text))
@@ -265,6 +266,26 @@ def test_a_damaged_file_beside_the_trials_is_no_traceback(run: Path, name: str, 
     (run / name).write_text(text)
     numbers = json.loads(write_report(run).numbers.read_text())
     assert [row["trial"] for row in numbers["leaderboard"]][:3] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_two_objectives_have_a_front_in_dark_light_and_print(
+    scheme: str, tmp_path: Path, browser: Any
+) -> None:
+    sweep = f"{SWEEP}search: {{objectives: [fid_proxy, train_time_s]}}\n"
+    run = write_run(tmp_path / "run", [("completed", [s], "") for s in (9.0, 5.0, 7.0)], sweep)
+    file = write_report(run).page
+    figure = json.loads(file.with_suffix(".json").read_text())["leaderboard"]
+    # Trial n takes n + 1 seconds, so that the last is worse than the second in score and in time.
+    assert {row["trial"]: row["pareto"] for row in figure} == {0: True, 1: True, 2: False}
+    shown = _Page(browser, file, scheme)
+    paper = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"dark": "rgb(21, 24, 28)", "light": "rgb(255, 255, 255)"}[scheme]
+    assert shown.page.locator("[data-figure=objectives] .main-svg").count() > 0
+    shown.page.emulate_media(media="print")
+    assert not shown.page.get_by_role("navigation").is_visible()
+    assert len(shown.page.pdf()) > 10_000
+    assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
 
 
 def test_a_report_overwrites_nothing_of_the_run(run: Path) -> None:
