@@ -430,6 +430,8 @@ def rank(
 
     chosen, parsed = Format.parse(form, as_json), Rule.parse(rule)
     ranked = rank_runs(runs, parsed, where)
+    if ranked.empty and where is not None:
+        print(f"no trial fulfils {where!r}", file=sys.stderr)
     print_ranking(ranked, chosen, read_floor(runs[0]))
     if chosen == Format.TABLE and len(runs) == 1 and where is None:
         print_gain(ranked)

@@ -179,7 +179,7 @@ def print_ranking(
     elif form != Format.TABLE:
         print_table(ranked, form)
     elif ranked.empty:
-        table_console().print("no trial has been written down yet")
+        table_console().print("no trial to show")
     else:
         table_console().print(ranking_table(ranked, top))
         out = Console(soft_wrap=True, highlight=False, markup=False)

@@ -287,6 +287,7 @@ def _timeline(contents: Mapping[str, Any]) -> go.Figure | None:
                 text=[stretch["trial"] for stretch in own],
                 textposition="inside",
                 insidetextanchor="middle",
+                textfont={"color": "white", "size": 12},
                 marker={"color": STATE_COLOURS[state], "line": {"color": "white", "width": 1}},
                 hovertemplate="trial %{text}: %{x:.1f} s from second %{base:.1f}<extra></extra>",
             )
