@@ -13,6 +13,7 @@ import pytest
 from tests.results.test_confirmed import CLEAR, write_confirmation
 from tests.results.test_results import write_run
 from tune_gan.errors import ConfigError, IncomparableError
+from tune_gan.files import append_line
 from tune_gan.results.ranking import gain_over_default
 from tune_gan.results.rules import Rule, rank_runs
 
@@ -174,6 +175,16 @@ def test_the_command_prints_every_form(run: Path, tmp_path: Path) -> None:
     table = _command(str(run), "--rule", "last").stdout.decode()
     assert "trial 0 scores" not in table
     assert "the default configuration (trial 0) is the best" in table
+
+
+def test_values_of_several_kinds_go_into_parquet_as_text(run: Path, tmp_path: Path) -> None:
+    line = {"trial": 0, "state": "completed", "config": {"gen_lr": "fast", "disc_hidden": 64}}
+    append_line(run / "trials.jsonl", line)
+    (tmp_path / "ranked.parquet").write_bytes(_command(str(run), "--format", "parquet").stdout)
+    table = pd.read_parquet(tmp_path / "ranked.parquet").set_index("trial")
+    assert table["gen_lr"].to_dict()[0] == "fast"
+    assert table["disc_hidden"].to_dict()[2] == "32,16"
+    assert table["best_fid_proxy"].to_dict()[2] == 5.0
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def print_table(table: pd.DataFrame, form: Format) -> None:
     elif form == Format.MARKDOWN:
         print(table.map(cell).to_markdown(index=False, disable_numparse=True))
     else:
-        sys.stdout.buffer.write(table.to_parquet(index=False))
+        # Parquet has one type a column; a folder that somebody wrote by hand may have several.
+        mixed = [name for name in table.columns if len(set(map(type, table[name].dropna()))) > 1]
+        whole = table.assign(**{name: table[name].dropna().map(str) for name in mixed})
+        sys.stdout.buffer.write(whole.to_parquet(index=False))
 
 
 def rich_table(table: pd.DataFrame, folded: Sequence[str] = ()) -> Table:
