@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from tune_gan.errors import StorageError
 from tune_gan.files import write_whole
 from tune_gan.results.trials import (
-    ABOVE_ALL,
     LARGEST_NUMBER,
     ListedTrial,
     ranking_score,
@@ -207,8 +206,3 @@ def last_reports(reports: pd.DataFrame) -> pd.DataFrame:
 def best_so_far(reports: pd.DataFrame) -> pd.Series:
     """Return for each report the lowest `ranking_score` of its trial until then."""
     return reports.groupby("trial")["ranking_score"].cummin()
-
-
-def honest(scores: pd.Series) -> pd.Series:
-    """Return scores with those of degenerate samples missing."""
-    return scores.where(scores < ABOVE_ALL)

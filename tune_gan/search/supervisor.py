@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tune_gan.gan.album import write_hyperparameters
 from tune_gan.gan.pictures import read_tensor
 from tune_gan.grids import GRIDS
+from tune_gan.results.reports import MEASURES
 from tune_gan.results.trials import (
     REPORTS_FILE,
     SAMPLES_FILE,
@@ -26,6 +27,9 @@ from tune_gan.search.searcher import StudySearch
 from tune_gan.search.study import SweepStudy
 from tune_gan.search.trainable import CHECKPOINT
 
+# What TensorBoard shows of a report; times are its own axis.
+_TIMES = {"epoch", "train_time_s", "time_s", "reported_at"}
+_REPORTED = {*MEASURES, "best_fid_proxy", "degenerate"} - _TIMES
 _RANKED = (TrialState.COMPLETED.value, TrialState.STOPPED.value)
 
 
@@ -208,24 +212,3 @@ class Curves(tune.Callback):
         with suppress(OSError):
             if trial.trial_id in self._writers:
                 self._writers.pop(trial.trial_id).close()
-
-
-_REPORTED = (
-    "gen_loss",
-    "disc_loss",
-    "disc_real",
-    "disc_fake",
-    "fid_proxy",
-    "fid_proxy_se",
-    "best_fid_proxy",
-    "kid",
-    "coverage",
-    "density",
-    "distinct",
-    "degenerate",
-    "class_entropy",
-    "spread",
-    "radial_error",
-    "sector_coverage",
-    "samples_per_s",
-)
