@@ -6,7 +6,7 @@ measured is in ``RUN/proxy.jsonl``; given again, it goes on from there.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,14 +26,7 @@ from tune_gan.gan.training import Report, ReportState, iterate
 from tune_gan.metrics.frechet import FrechetReference
 from tune_gan.metrics.imagenet import imagenet_features, load_mobilenet
 from tune_gan.metrics.score import NUM_GENERATED, score_latents
-from tune_gan.results.trials import (
-    ListedTrial,
-    TrialState,
-    best_report,
-    read_sweep,
-    read_trials,
-    trial_config,
-)
+from tune_gan.results.trials import TrialState, read_sweep, read_trials, trial_config
 
 AGES = (0.05, 0.1, 0.2, 0.5, 1.0)
 COUNTS = (500, 1000, 2000, 5000)
@@ -175,37 +168,6 @@ def agreement(generators: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("measure")
 
 
-def early_and_final(run: Path) -> pd.DataFrame:
-    """Return how far scores early in training order trials as their final and best scores do.
-
-    Args:
-        run: A run without a scheduler; trials that came to their last iteration count.
-
-    Returns:
-        A row an age: Spearman's rho of the score at that age with the final and with the best one, for
-        all trials and for the half with the better final scores; and how many trials.
-    """
-    trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED]
-    table = pd.DataFrame(list(_scores_by_age(trials)))
-    better = table[table["final"] <= table["final"].median()]
-    rows = []
-    for age in AGES[:-1]:
-        row: dict[str, Any] = {"age": f"{age:.0%}"}
-        for part, label in ((table, "all"), (better, "better half")):
-            for name in ("final", "best"):
-                row[f"rho with {name}, {label}"] = part[str(age)].corr(part[name], method="spearman")
-        rows.append({**row, "trials": len(table)})
-    return pd.DataFrame(rows).set_index("age")
-
-
-def _scores_by_age(trials: Sequence[ListedTrial]) -> Iterator[dict[str, float]]:
-    for trial in trials:
-        scores = {report["iteration"]: float(report["fid_proxy"]) for report in trial.reports}
-        last = max(scores)
-        by_age = {str(age): scores[round(age * last)] for age in AGES[:-1]}
-        yield {**by_age, "final": scores[last], "best": float(best_report(trial.reports)["fid_proxy"])}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the trials of the run folder that the command line names, and print what agrees."""
     parser = argparse.ArgumentParser(description="How far does fid_proxy agree with dearer measures?")
@@ -224,8 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"\n{len(generators)} generators of {generators['trial'].nunique()} trials: {_OURS} against\n"
     )
     print(agreement(generators).to_string(float_format="%.3f"))
-    print("\nscores at a share of training against the final and the best one\n")
-    print(early_and_final(options.run).to_string(float_format="%.3f"))
     config = GanConfig.parse(read_sweep(options.run)["gan"])
     print("\nboth distances of real images with a known fault\n")
     print(known_samples(config, options.weights).to_string(float_format="%.1f"))

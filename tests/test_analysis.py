@@ -31,19 +31,6 @@ def _run(folder: Path) -> Path:
     return write_run(folder, [*trials, ("stopped", [1.0], "scheduler")], _SWEEP)
 
 
-def test_early_scores_are_correlated_with_final_and_best_ones(tmp_path: Path) -> None:
-    table = proxy.early_and_final(_run(tmp_path / "run"))
-    final = [scores[3] for scores in _SCORES]
-    assert list(table.index) == ["5%", "10%", "20%", "50%"]
-    assert set(table["trials"]) == {4}
-    for place, age in enumerate(table.index[:3]):
-        expected = stats.spearmanr([scores[place] for scores in _SCORES], final).statistic
-        assert table.loc[age, "rho with final, all"] == pytest.approx(expected)
-    # The better half by their final scores: the first and the third trial.
-    assert table.loc["20%", "rho with final, better half"] == pytest.approx(1.0)
-    assert table.loc["5%", "rho with final, better half"] == pytest.approx(1.0)
-
-
 def test_agreement_is_that_of_ranks(tmp_path: Path) -> None:
     source = np.random.default_rng(0)
     ours = source.exponential(10, 60)

@@ -545,13 +545,20 @@ def report(
     from tune_gan.results.report.page import write_report
     from tune_gan.search.lock import holder
 
+    is_first = True
     while True:
         is_live = watch and holder(run) is not None
         written = write_report(run, out, refresh_s=_WATCH_PERIOD_S if is_live else None)
-        print(written.page, flush=True)
+        if is_first and watch:
+            how_long = f"every {_WATCH_PERIOD_S} s until the sweep ends, or Ctrl-C"
+            when = how_long if is_live else "once, since no sweep is at work on it"
+            print(f"tune-gan: written {when}", file=sys.stderr)
+        if is_first:
+            print(written.page, flush=True)
         if not is_live:
             print(written.numbers)
             return
+        is_first = False
         time.sleep(_WATCH_PERIOD_S)
 
 

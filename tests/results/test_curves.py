@@ -85,7 +85,7 @@ def test_under_five_trials_it_says_nothing(tmp_path: Path) -> None:
 def test_the_verdict_names_the_first_rung(tmp_path: Path) -> None:
     line = verdict(_run(tmp_path / "run", _SWEEP + _ASHA))
     assert line.startswith("at iteration 200 the order of the 5 trials that came to their end agreed")
-    assert line.endswith("the best in the end was in place 3; 1 were stopped")
+    assert line.endswith("the best in the end was in place 3; the scheduler stopped 1")
 
 
 def test_a_run_without_a_report_has_no_curves(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_gain_over_the_default(run: Path) -> None:
     assert (gain.default, gain.best, gain.ratio) == (50.0, 5.0, 10.0)
     assert gain_line(ranked) == (
         "trial 2 scores 5 where the default configuration (trial 0) scores 50: 10.0 times lower, "
-        "by one seed each"
+        "by one seed each, so far"
     )
 
 
@@ -261,6 +261,13 @@ def test_no_gain_is_claimed_over_a_degenerate_default(run: Path) -> None:
     assert gain_line(rank(load_results(run))) == (
         "the default configuration (trial 0) has no honest score to compare with"
     )
+
+
+def test_what_rounding_left_of_a_standard_error_is_nothing(run: Path) -> None:
+    _with(run, 2, fid_proxy_se=1.76e-32)
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(ranking_table(rank(load_results(run))))
+    assert shown.getvalue().splitlines()[2].split()[:5] == ["1", "2", "completed", "5", "0"]
 
 
 def test_where_all_are_degenerate_no_gain_is_claimed(run: Path) -> None:
@@ -552,7 +559,12 @@ def test_a_run_that_has_only_begun_is_empty(run: Path) -> None:
 def test_what_is_no_run_folder(tmp_path: Path, run: Path) -> None:
     with pytest.raises(RunFolderError) as caught:
         load_results(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is no run folder: it holds no sweep.yaml"
+    assert str(caught.value) == (
+        f"{tmp_path} is no run folder: it holds no sweep.yaml; the last runs in it: run"
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="is no run folder: it is a file"):
+        load_results(tmp_path / "file")
     (run / "sweep.yaml").write_text("name: x\n")
     with pytest.raises(RunFolderError) as caught:
         read_sweep(run)

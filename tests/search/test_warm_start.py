@@ -196,7 +196,7 @@ def test_one_run_that_does_not_fit_refuses_all(tmp_path: Path) -> None:
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError) as caught:
         load_warm_start(_spec(tmp_path / "none"))
-    assert str(caught.value) == f"{tmp_path / 'none'} is no run folder: it holds no sweep.yaml"
+    assert str(caught.value) == f"{tmp_path / 'none'} is no run folder: it is not there"
 
 
 def test_the_own_study_is_one_to_learn_from(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tune_gan.errors import ConfigError
 from tune_gan.results.compare import attainable, beside, compare
-from tune_gan.results.curves import early_and_final, learning_curves, verdict
+from tune_gan.results.curves import COLUMN_NOTES, early_and_final, learning_curves, verdict
 from tune_gan.results.formats import Format, print_table, records
 from tune_gan.results.importance import NOISE, Importance, Method, importance
 from tune_gan.results.seeds import seed_noise
@@ -81,10 +81,11 @@ def _describe_comparison(table: pd.DataFrame, is_by_trials: bool) -> str:
     if is_by_trials:
         return (
             "the lowest fid_proxy to expect of k trials drawn from those of the sweep, "
-            "and in which range it is in 80 % of the draws"
+            "and in which range it is in 80 % of the draws; one that diverged, collapsed or was "
+            "degenerate counts as the worst honest one"
         )
     repeated = bool((table["repeats"] > 1).any())
-    return "the lowest fid_proxy so far" + (
+    return "the lowest fid_proxy so far, lower is better" + (
         "; over repeats the interquartile mean, with its bootstrap 95 % interval from 5 on"
         if repeated
         else "; one run of each, so that a difference may be the seed's"
@@ -95,7 +96,7 @@ def print_curves(run: Path, form: Format) -> None:
     """Print how far early scores agreed with the final ones."""
     print_table(early_and_final(run), form)
     if form == Format.TABLE:
-        _say("", verdict(run))
+        _say("", COLUMN_NOTES, "", verdict(run))
 
 
 def print_learning_curves(run: Path, form: Format) -> None:

@@ -16,6 +16,12 @@ from tune_gan.results.trials import TrialState, read_sweep, read_trials
 _SHARES = (0.05, 0.1, 0.2, 0.5)
 _NUM_BOOTSTRAPS = 1000
 _LEAST_TRIALS = 5
+# What the columns of `early_and_final` say.
+COLUMN_NOTES = (
+    "share: of the training; stopped: by the scheduler at this rung; finished: trials that came to "
+    "their end; rho, tau: rank correlation of their best scores until here and until the end, low to "
+    "high its 95 % interval; place: that of the final winner at this rung"
+)
 
 
 def learning_curves(run: Path) -> pd.DataFrame:
@@ -142,5 +148,6 @@ def verdict(run: Path) -> str:
         f"at iteration {first['iteration']:.0f} the order of the {first['finished']:.0f} trials that "
         f"came to their end agreed with the final one by rho {first['rho']:.2f} "
         f"({first['low']:.2f} to {first['high']:.2f}), and the best in the end was in place "
-        f"{first['place']:.0f}; " + (f"{stopped} were stopped" if stopped else "none was stopped early")
+        f"{first['place']:.0f}; "
+        + (f"the scheduler stopped {stopped}" if stopped else "none was stopped early")
     )

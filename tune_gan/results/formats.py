@@ -14,6 +14,7 @@ from rich.text import Text
 from tune_gan.errors import ConfigError
 
 _WIDTH_OF_A_FILE = 240
+_LARGEST_IN_FULL = 1e7
 
 
 class Format(StrEnum):
@@ -100,10 +101,12 @@ def plain(value: Any) -> Any:
 
 
 def cell(value: Any) -> str:
-    """Return a cell as text, a number with three digits."""
+    """Return a cell as text, a number with three digits, or those before its point."""
     if is_missing(value):
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < _LARGEST_IN_FULL else f"{value:.3g}"
 
 
 def is_missing(value: Any) -> bool:

@@ -3,7 +3,8 @@
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -96,7 +97,8 @@ def importance(runs: Sequence[Path], method: Method = Method.PED_ANOVA) -> Impor
         )
     fields = [name for name, distribution in space.items() if not distribution.when]
     values = places if method == Method.PED_ANOVA else scores
-    draws = _bootstraps(points, values, {name: space[name] for name in fields}, method)
+    with _quiet_optuna():
+        draws = _bootstraps(points, values, {name: space[name] for name in fields}, method)
     table = _summary(pd.DataFrame(draws))
     left_out = [name for name in space if name not in fields]
     strongest = [name for name in table["field"] if name != NOISE][: _most_fields_of(_MOST_PAIRS)]
@@ -163,6 +165,19 @@ def _is_inside(values: Mapping[str, Any], space: Mapping[str, Distribution]) -> 
     )
 
 
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from telling of each study that is made."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def _bootstraps(
     points: Sequence[Mapping[str, Any]],
     scores: np.ndarray,
@@ -173,7 +188,6 @@ def _bootstraps(
     import optuna
     from optuna.distributions import FloatDistribution
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     source = np.random.default_rng(0)
     distributions = {name: d.to_optuna() for name, d in space.items()} | {
         NOISE: FloatDistribution(0, 1)

@@ -168,7 +168,8 @@ def _chosen(trials: pd.DataFrame, where: str | None) -> pd.DataFrame:
         holds = trials.eval(where, engine="python")
     # What pandas raises for a text that is no condition is of many kinds.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = " ".join(said.split())[:200] or type(error).__name__
         raise ConfigError(
             f"--where {where!r} cannot be read ({reason}); compare columns with values, as in "
             f"'disc_steps == 1 and state == \"completed\"'; columns: {columns}"

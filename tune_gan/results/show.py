@@ -24,9 +24,16 @@ from tune_gan.results.formats import (
 )
 from tune_gan.results.ranking import best_trial, choose, gain_over_default, searched_fields
 from tune_gan.results.standing import read_standing, standing_table
-from tune_gan.results.trials import ABOVE_ALL, SECOND_OBJECTIVES, read_trials, trial_config
+from tune_gan.results.trials import (
+    ABOVE_ALL,
+    SECOND_OBJECTIVES,
+    TrialState,
+    read_trials,
+    trial_config,
+)
 
 _WIDTH_OF_A_CAUSE = 24
+_ROUNDING = 1e-9
 
 
 def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
@@ -60,7 +67,11 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
         else:
             # Where the terminal is too narrow a number goes on in the next line; none is cut.
             table.add_column(heading, justify="right", overflow="fold")
-    shown = ranked.assign(cause=causes, rank=_rank_cells(ranked))[list(headings)]
+    # Of constant samples it is what rounding left.
+    errors = ranked["fid_proxy_se"].mask(
+        ranked["fid_proxy_se"] < _ROUNDING * ranked["best_fid_proxy"].abs(), 0.0
+    )
+    shown = ranked.assign(cause=causes, rank=_rank_cells(ranked), fid_proxy_se=errors)[list(headings)]
     for row in shown.itertuples(index=False):
         table.add_row(*(Text(cell(value)) for value in row))
     return table
@@ -104,7 +115,7 @@ def status_record(run: Path, held_since: float | None = None) -> dict[str, Any]:
 
     Returns:
         What `tune_gan.results.standing.Standing` has, the best score as ``best_fid_proxy`` and whether
-        it is ``degenerate``.
+        it is ``degenerate``, both None before the first.
 
     Raises:
         RunFolderError: if the folder is no run folder.
@@ -112,7 +123,7 @@ def status_record(run: Path, held_since: float | None = None) -> dict[str, Any]:
     standing = read_standing(run, held_since)
     record = vars(standing) | {"running": [vars(one) for one in standing.running]}
     score = record.pop("best_score")
-    degenerate = score is not None and score > ABOVE_ALL
+    degenerate = None if score is None else score > ABOVE_ALL
     record["best_fid_proxy"] = score - ABOVE_ALL if degenerate else score
     config = {name: plain(value) for name, value in standing.best_config.items()}
     return {**record, "degenerate": degenerate, "best_config": config}
@@ -141,12 +152,14 @@ def print_status(run: Path, at_work: str | None, held_since: float | None, as_js
 def gain_line(ranked: pd.DataFrame) -> str:
     """Say in a line how much the best trial gained over the default configuration."""
     best = best_trial(ranked)
+    so_far = " so far" if ranked["state"].isin([TrialState.RUNNING, TrialState.PENDING]).any() else ""
     if best["degenerate"]:
         return (
-            "no trial learned the data: even the best samples repeat a few or are all but of one class"
+            f"no trial learned the data{so_far}: even the best samples repeat a few or are all but of "
+            "one class"
         )
     if best["trial"] == 0:
-        return "the default configuration (trial 0) is the best"
+        return f"the default configuration (trial 0) is the best{so_far}"
     gain = gain_over_default(ranked)
     if gain is None:
         return "the default configuration (trial 0) has no honest score to compare with"
@@ -157,6 +170,7 @@ def gain_line(ranked: pd.DataFrame) -> str:
         f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
         f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, {seeds}"
         + (", which is within the noise of the score" if pd.notna(tied) and tied else "")
+        + so_far.replace(" ", ", ", 1)
     )
 
 

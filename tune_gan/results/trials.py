@@ -28,6 +28,7 @@ SECOND_OBJECTIVES = {"samples_per_s": True, "train_time_s": False}
 # Above every score.
 ABOVE_ALL = 1e6
 _MOST_ITERATIONS = 10**15
+_MOST_NAMED = 3
 LARGEST_NUMBER = 1e300
 
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     """
     path = folder / "sweep.yaml"
     if not path.is_file():
-        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
+        raise no_run_folder(folder)
     try:
         spec = read_yaml(path)
         gan, space = (spec.get("gan"), spec.get("space")) if isinstance(spec, dict) else (None, None)
@@ -101,6 +102,17 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         # The run may have been moved.
         gan["weights"] = str(features)
     return spec  # type: ignore[no-any-return]
+
+
+def no_run_folder(folder: Path) -> RunFolderError:
+    """Return what to say of a path that is none, with the runs in it where it holds some."""
+    if not folder.exists():
+        return RunFolderError(f"{folder} is no run folder: it is not there")
+    if not folder.is_dir():
+        return RunFolderError(f"{folder} is no run folder: it is a file")
+    inside = sorted(path.parent.name for path in folder.glob("*/sweep.yaml"))[-_MOST_NAMED:]
+    named = f"; the last runs in it: {', '.join(inside)}" if inside else ""
+    return RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml{named}")
 
 
 def second_objective(spec: Mapping[str, Any]) -> str | None:

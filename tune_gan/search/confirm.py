@@ -10,7 +10,7 @@ from tune_gan.gan.scoring import with_features
 from tune_gan.results.confirmed import CONFIRMATION_FOLDER
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial, num_ended, rank
-from tune_gan.results.trials import TRIALS_FILE, read_trials
+from tune_gan.results.trials import TRIALS_FILE, no_run_folder, read_trials
 from tune_gan.search.lock import holder
 from tune_gan.search.spec import Budget, Confirmation, SchedulerSettings, SearchSettings, SweepSpec
 from tune_gan.search.study import STORAGE_FILE
@@ -98,5 +98,5 @@ def _require_same(folder: Path, top: int, num_seeds: int) -> None:
 def _spec_of(folder: Path) -> SweepSpec:
     path = folder / "sweep.yaml"
     if not path.is_file():
-        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
+        raise no_run_folder(folder)
     return SweepSpec.from_yaml(path)

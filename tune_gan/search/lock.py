@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tune_gan.errors import RunFolderError, StorageError
+from tune_gan.results.trials import no_run_folder
 
 LOCK_FILE = ".lock"
 _SIGNS_OF_A_RUN = ("sweep.yaml", "optuna_journal.log", "trials.jsonl")
@@ -65,10 +66,8 @@ def require_free(folder: Path) -> None:
         RunFolderError: if another process does, or there is no such folder.
         StorageError: if the folder cannot be written.
     """
-    if not folder.is_dir():
-        raise RunFolderError(f"{folder} is no run folder: it is not there")
     if not any((folder / name).exists() for name in _SIGNS_OF_A_RUN):
-        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
+        raise no_run_folder(folder)
     with locked(folder):
         pass
 

@@ -31,8 +31,8 @@ def trackers(spec: SweepSpec, folder: Path) -> list[tune.Callback]:
     """Return what tells a sweep's tracker of its trials; nothing without one.
 
     MLflow gets an experiment of the sweep's name, at ``MLFLOW_TRACKING_URI`` or in ``mlflow.db`` in the
-    run folder; Weights & Biases a project of that name, as its own environment variables say. Each
-    trial is a run there, and one more after a resume.
+    run folder; Weights & Biases a project of that name, as its own environment variables say, with
+    its files in ``wandb`` in the run folder. Each trial is a run there, and one more after a resume.
 
     Raises:
         ConfigError: if it cannot be opened.
@@ -48,7 +48,11 @@ def trackers(spec: SweepSpec, folder: Path) -> list[tune.Callback]:
     if spec.tracker == "wandb":
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        return [_Tracker(WandbLoggerCallback(project=spec.name, group=folder.name))]
+        # Else it writes into folders of which Ray copies what is there too early.
+        (folder / "wandb").mkdir(exist_ok=True)
+        # Without an id of its own choice a trial would overwrite that of its number in another sweep.
+        own: dict[str, Any] = {"dir": str(folder), "id": None}
+        return [_Tracker(WandbLoggerCallback(project=spec.name, group=folder.name, **own))]
     return []
 
 

@@ -22,7 +22,7 @@ from tune_gan.gan.scoring import floor_of, prepare, scorer_of, with_features
 from tune_gan.metrics.score import NUM_GENERATED
 from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
-from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, read_sweep
+from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folder, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
@@ -211,7 +211,7 @@ def _prepare(spec: SweepSpec, folder: Path, console: Console) -> SweepSpec:
 def _require_run_folder(folder: Path) -> None:
     files = ("sweep.yaml", STORAGE_FILE, TRIALS_FILE)
     if not any((folder / name).exists() for name in files):
-        raise RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml")
+        raise no_run_folder(folder)
     if not (folder / TRIALS_FILE).exists() and list(folder.glob("experiment_state-*.json")):
         read_sweep(folder)
         journal = folder / STORAGE_FILE

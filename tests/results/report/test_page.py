@@ -134,6 +134,30 @@ def test_it_loads_sorts_filters_and_shows_a_trial(run: Path, browser: Any) -> No
     assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
 
 
+def test_degenerate_trials_are_marked_in_the_figures(run: Path, browser: Any) -> None:
+    path = run / "trial_00002" / "result.json"
+    reports = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**report, "degenerate": True}) + "\n" for report in reports))
+    file = write_report(run).page
+    shown = _Page(browser, file)
+    drawn = shown.page.evaluate(
+        "[...document.querySelectorAll('[data-figure=curves],[data-figure^=slice]')].map("
+        "plot => plot.data.map(t => [t.name, t.line && t.line.dash, t.marker && t.marker.symbol, t.text]))"
+    )
+    assert [t[1] for t in drawn[0] if "degenerate" in t[3]] == ["dot"]
+    assert [t[:3] for t in drawn[1] if "degenerate" in t[0]] == [
+        ["completed, degenerate", None, "x-thin-open"]
+    ]
+    lines = shown.page.locator("#parallel polyline title").all_text_contents()
+    assert [line for line in lines if "degenerate" in line] == ["trial 2, completed, degenerate"]
+    assert shown.problems == []
+
+
+def test_a_command_in_a_message_is_code(run: Path) -> None:
+    page = write_report(run).page.read_text()
+    assert "<code>tune-gan resume RUN --num-trials N</code>" in page
+
+
 def test_what_a_stranger_wrote_runs_nothing(tmp_path: Path, browser: Any) -> None:
     trials: list[Trial] = [*TRIALS, ("failed", [9.0], _HOSTILE)]
     run = write_run(tmp_path / "run with <b> and 'quotes'", trials)
@@ -324,7 +348,7 @@ def test_it_is_written_again_while_the_sweep_runs(run: Path) -> None:
         append_line(run / "trial_00002" / "result.json", {"iteration": 400, "fid_proxy": 0.5})
     output, _ = watching.communicate(timeout=60)
     assert watching.returncode == 0
-    assert output.splitlines() == [str(run / "report.html")] * 2 + [str(run / "report.json")]
+    assert output.splitlines() == [str(run / "report.html"), str(run / "report.json")]
     page = (run / "report.html").read_text()
     assert 'http-equiv="refresh"' not in page
     assert "fid_proxy 0.5<" in page

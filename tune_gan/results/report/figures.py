@@ -1,5 +1,6 @@
 """The figures of a report, drawn by plotly from its contents."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,7 +116,13 @@ def _axis(title: str) -> dict[str, Any]:
 
 def _hover(row: Mapping[str, Any]) -> str:
     config = "<br>".join(f"{name} {_short(v)}" for name, v in row["config"].items() if v is not None)
-    return f"<b>trial {row['trial']}</b>, {row['state']}<br>{config}"
+    return (
+        f"<b>trial {row['trial']}</b>, {row['state']}{', degenerate' * _is_degenerate(row)}<br>{config}"
+    )
+
+
+def _is_degenerate(row: Mapping[str, Any]) -> bool:
+    return row["degenerate"] is True
 
 
 def _short(value: Any) -> str:
@@ -130,7 +137,7 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
     curves = contents["curves"]["trials"]
     if not curves:
         return None
-    figure, in_legend = go.Figure(), set()
+    figure, states = go.Figure(), dict[str, None]()
     shown: list[float] = []
     for curve in sorted(curves, key=lambda c: -(rows[c["trial"]]["rank"] or math.inf)):
         row = rows[curve["trial"]]
@@ -147,17 +154,32 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
             x=[point[0] for point in points],
             y=[point[1] for point in points],
             mode="lines+markers",
-            line={"color": STATE_COLOURS[state], "width": 3.5 if is_top else 1},
+            line={
+                "color": STATE_COLOURS[state],
+                "width": 3.5 if is_top else 1,
+                "dash": "dot" if _is_degenerate(row) else "solid",
+            },
             opacity=1 if is_top else 0.45,
             marker={"size": sizes, "symbol": "circle" if state == "stopped" else "x"},
             name=state,
             legendgroup=state,
-            showlegend=state not in in_legend,
+            showlegend=False,
             text=_hover(row),
             hovertemplate="%{text}<br>fid_proxy %{y:.4g} at %{x}<extra></extra>",
             meta=curve["trial"],
         )
-        in_legend.add(state)
+        states[state] = None
+    # In the legend lines of their own: those of trials may be thin and dotted.
+    for state in states:
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            line={"color": STATE_COLOURS[state], "width": 2.5},
+            name=state,
+            legendgroup=state,
+            text="",
+        )
     figure.update_layout(
         xaxis=_axis("iteration"), yaxis=_log_axis("fid_proxy", shown), hovermode="closest"
     )
@@ -190,6 +212,7 @@ def _attainable(rows: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     figure.add_scatter(
         x=counts + counts[::-1],
         y=[row["high"] for row in rows] + [row["low"] for row in rows][::-1],
+        mode="lines",
         fill="toself",
         fillcolor="rgba(0,114,178,0.2)",
         line={"width": 0},
@@ -342,15 +365,22 @@ def _slice(contents: Mapping[str, Any], field: str, distribution: Distribution) 
     if not rows:
         return None
     figure = go.Figure()
-    for state in ("completed", "stopped"):
-        own = [row for row in rows if row["state"] == state]
+    for state, is_degenerate in itertools.product(("completed", "stopped"), (False, True)):
+        own = [r for r in rows if r["state"] == state and _is_degenerate(r) == is_degenerate]
+        if not own:
+            continue
         values = [row["config"][field] for row in own]
         figure.add_scatter(
             x=[str(value) for value in values] if distribution.is_finite else values,
             y=[row["best_fid_proxy"] for row in own],
             mode="markers",
-            marker={"color": STATE_COLOURS[state], "size": 7, "opacity": 0.75},
-            name=state,
+            marker={
+                "color": STATE_COLOURS[state],
+                "size": 7,
+                "opacity": 0.75,
+                "symbol": "x-thin-open" if is_degenerate else "circle",
+            },
+            name=f"{state}{', degenerate' * is_degenerate}",
             text=[_hover(row) for row in own],
             hovertemplate="%{text}<br>fid_proxy %{y:.4g}<extra></extra>",
         )

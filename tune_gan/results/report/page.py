@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import write_whole
 from tune_gan.grids import training_gif
+from tune_gan.results.curves import COLUMN_NOTES
 from tune_gan.results.report.contents import report_contents
 from tune_gan.results.report.figures import STATE_COLOURS, figures, important_fields
 from tune_gan.results.report.parallel import HEIGHT, WIDTH, parallel_coordinates
@@ -105,6 +106,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["code"] = _code
     drawn = figures(contents, space)
     axes, lines = parallel_coordinates(contents, space)
     best = contents["headline"].get("trial")
@@ -125,6 +127,7 @@ def render(
         gif=gif,
         refresh_s=refresh_s,
         numbers_name=numbers_name,
+        rung_notes=COLUMN_NOTES,
     )
 
 
@@ -177,6 +180,14 @@ def _gif(folder: Path) -> str | None:
     if content is None or len(content) > _LARGEST_GIF:
         return None
     return f"data:image/gif;base64,{base64.b64encode(content).decode()}"
+
+
+def _code(text: str) -> Markup:
+    """Return a text with what stands in backticks as code, all of it escaped."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts)
+    )
 
 
 def _cell(value: Any) -> str:

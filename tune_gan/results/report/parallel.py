@@ -12,6 +12,7 @@ _TOP, _BOTTOM, _SIDE = 50, 360, 70
 # Where a field that a trial does not have is drawn: below its axis.
 _ABSENT = 395
 _WORST = 1e6
+_LOST = ("diverged", "collapsed", "failed")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Line:
 
     Attributes:
         trial: Its number.
-        state: Its state.
+        state: Its state, and whether it is degenerate.
         points: Its path, as SVG's polyline takes it.
         colour: From blue, the best, to yellow, the worst of those that are ranked; grey for others.
         is_top: Whether it is among the best five.
+        is_lost: Whether it broke off: it diverged, collapsed or failed.
     """
 
     trial: int
@@ -46,6 +48,7 @@ class Line:
     points: str
     colour: str
     is_top: bool
+    is_lost: bool
 
 
 def parallel_coordinates(
@@ -74,7 +77,10 @@ def parallel_coordinates(
         path = [f"{axis.x:.1f},{height:.1f}" for axis, height in zip(axes, heights, strict=True)]
         share = (row["rank"] - 1) / max(1, num_ranked - 1) if row["rank"] else None
         is_top = bool(row["rank"]) and row["rank"] <= 5
-        lines.append(Line(row["trial"], row["state"], " ".join(path), _colour(share), is_top))
+        state = f"{row['state']}{', degenerate' * (row['degenerate'] is True)}"
+        lines.append(
+            Line(row["trial"], state, " ".join(path), _colour(share), is_top, row["state"] in _LOST)
+        )
     return axes, lines
 
 
