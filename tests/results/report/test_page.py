@@ -142,7 +142,8 @@ def test_degenerate_trials_are_marked_in_the_figures(run: Path, browser: Any) ->
     shown = _Page(browser, file)
     drawn = shown.page.evaluate(
         "[...document.querySelectorAll('[data-figure=curves],[data-figure^=slice]')].map("
-        "plot => plot.data.map(t => [t.name, t.line && t.line.dash, t.marker && t.marker.symbol, t.text]))"
+        "plot => plot.data.map("
+        "t => [t.name, t.line && t.line.dash, t.marker && t.marker.symbol, t.text]))"
     )
     assert [t[1] for t in drawn[0] if "degenerate" in t[3]] == ["dot"]
     assert [t[:3] for t in drawn[1] if "degenerate" in t[0]] == [
