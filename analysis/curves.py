@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis import one_line
 from tune_gan.results.answers import print_curves
 from tune_gan.results.formats import Format
 
@@ -13,7 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Was early stopping right?")
     parser.add_argument("run", type=Path, help="the folder of a sweep")
     options = parser.parse_args(arguments)
-    print_curves(options.run, Format.TABLE)
+    with one_line(parser):
+        print_curves(options.run, Format.TABLE)
 
 
 if __name__ == "__main__":

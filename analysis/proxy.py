@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from analysis import one_line
 from tune_gan.config import GanConfig
-from tune_gan.errors import ConfigError, TuneGanError
+from tune_gan.errors import ConfigError
 from tune_gan.files import append_line, read_lines
 from tune_gan.gan.data import load_data, resize
 from tune_gan.gan.scoring import generate, scorer_of
@@ -122,6 +123,8 @@ def measure_run(run: Path, num_trials: int, workers: int, weights: Path | None) 
     path = run / "proxy.jsonl"
     known = {line["trial"] for line in read_lines(path)[0]} if path.is_file() else set()
     trials = [trial for trial in read_trials(run) if trial.state == TrialState.COMPLETED][:num_trials]
+    if not trials:
+        raise ConfigError(f"{run} has no completed trial to measure")
     left = [trial for trial in trials if trial.number not in known]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
@@ -178,10 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--weights", type=Path, help="MobileNetV2's weights, by default torchvision's cache"
     )
     options = parser.parse_args(arguments)
-    try:
+    with one_line(parser):
         generators = measure_run(options.run, options.trials, options.workers, options.weights)
-    except TuneGanError as error:
-        parser.error(str(error))
     print(
         f"\n{len(generators)} generators of {generators['trial'].nunique()} trials: {_OURS} against\n"
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import one_line
+from tune_gan.results.formats import of_one_kind
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
 from tune_gan.results.trials import read_sweep, read_trials
@@ -33,13 +35,13 @@ def costs(runs: Sequence[Path]) -> pd.DataFrame:
         spent = int(table["iteration"].fillna(0).sum())
         rows.append(
             {
-                "run": run.name,
-                "best": ranked["best_fid_proxy"].iloc[0],
-                "default": table["best_fid_proxy"].iloc[0],
+                "run": run.absolute().name,
+                "best": ranked[ranked["rank"].notna()]["best_fid_proxy"].min(),
+                "default": table[table["trial"] == 0]["best_fid_proxy"].min(),
                 "trials": len(table),
                 "stopped": int((table["cause"] == "scheduler").sum()),
                 "iterations": spent,
-                "saved": 1 - spent / whole,
+                "saved": 1 - spent / whole if whole else float("nan"),
             }
         )
     return pd.DataFrame(rows).set_index("run")
@@ -68,16 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a sweep")
     parser.add_argument("--parquet", type=Path, help="folder to keep all reports in, a file a run")
     options = parser.parse_args(arguments)
-    print(costs(options.runs).to_string(float_format="%.3g"))
+    with one_line(parser):
+        print(costs(options.runs).to_string(float_format="%.3g"))
+    names = [run.absolute().name for run in options.runs]
+    if options.parquet is not None and len(set(names)) < len(names):
+        parser.error("two runs have one name, and would have one file; keep them one at a time")
     for run in options.runs:
         if options.parquet is not None:
             options.parquet.mkdir(parents=True, exist_ok=True)
             for part in (run, run / "confirm"):
                 if (part / "trials.jsonl").is_file():
-                    name = run.name if part == run else f"{run.name}-confirm"
-                    all_reports(part).to_parquet(
-                        options.parquet / f"{name}.parquet", compression="zstd"
-                    )
+                    own = run.absolute().name
+                    name = own if part == run else f"{own}-confirm"
+                    file = options.parquet / f"{name}.parquet"
+                    of_one_kind(all_reports(part)).to_parquet(file, compression="zstd")
 
 
 if __name__ == "__main__":

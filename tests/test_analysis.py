@@ -1,6 +1,7 @@
 """The questions in ``analysis/``, asked of runs as a sweep writes them."""
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,3 +103,19 @@ def test_what_the_readme_says_of_the_study_is_in_the_reports_that_were_kept() ->
     means = confirmed.dropna(subset=["rescored"]).groupby("trial")["rescored"].first().map(np.mean)
     winner = [line.split() for line in printed.splitlines() if line.startswith("   38      5")]
     assert f"{means[means.index % 4 == 0].mean():.3g}" == winner[0][3]
+
+
+@pytest.mark.parametrize("name", ["rank", "importance", "compare", "curves", "seeds", "study", "proxy"])
+def test_what_is_no_run_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        import_module(f"analysis.{name}").main([str(tmp_path / "none")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("none is no run folder: it is not there")
+
+
+def test_a_run_that_has_not_begun_costs_nothing(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [("pending", [], "")], _SWEEP)
+    row = study.costs([run]).iloc[0]
+    assert (row["trials"], row["iterations"], pd.isna(row["best"])) == (1, 0, True)

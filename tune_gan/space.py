@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +282,38 @@ def grid_points(space: Mapping[str, Distribution]) -> Iterator[dict[str, Value]]
                 yield from extend({**point, names[0]: value}, names[1:])
 
     yield from extend({}, in_order(space))
+
+
+def default_point(
+    space: Mapping[str, Distribution], configuration: Mapping[str, Any]
+) -> dict[str, Value]:
+    """Return the searched fields of the default configuration, as a point of the space."""
+    point: dict[str, Value] = {}
+    for name in in_order(space):
+        if space[name].is_active(point):
+            point[name] = plain(configuration[name])
+    return point
+
+
+def grid_after_default(
+    space: Mapping[str, Distribution],
+    constraints: Iterable[Constraint],
+    configuration: Mapping[str, Any],
+) -> list[dict[str, Value]]:
+    """Return the points of a grid search: that of the default configuration, then all others allowed.
+
+    Args:
+        space: The searched fields.
+        constraints: What every point fulfils.
+        configuration: The default one, all fields.
+    """
+    default = default_point(space, configuration)
+    others = (
+        point
+        for point in grid_points(space)
+        if point != default and all(c.holds({**configuration, **point}) for c in constraints)
+    )
+    return [default, *others]
 
 
 def plain(value: object) -> Value:

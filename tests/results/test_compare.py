@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from tests.results.test_results import SWEEP, write_run
+from tests.results.test_results import SWEEP, Trial, write_run
 from tune_gan.errors import ConfigError, IncomparableError
 from tune_gan.files import append_line
+from tune_gan.results import compare as compare_module
 from tune_gan.results.compare import attainable, beside, best_by_cost, compare, groups, lowest_of
 
 _SEED = "search: {{algorithm: random, num_trials: 2, seed: {}}}\n"
@@ -163,3 +165,34 @@ def test_what_so_many_trials_attain_counts_those_that_broke_off(tmp_path: Path) 
 
 def test_without_an_honest_score_nothing_is_attained(tmp_path: Path) -> None:
     assert attainable([write_run(tmp_path / "run", [("diverged", [0.1], "")])]).empty
+
+
+@pytest.mark.parametrize("state", ["collapsed", "diverged", "failed"])
+def test_what_broke_off_is_never_the_best(state: str, tmp_path: Path) -> None:
+    trials: list[Trial] = [("completed", [9.0, 5.0], ""), (state, [2.0, 900.0], "so it ended")]
+    run = _timed(write_run(tmp_path / "run", trials), {0: [2, 6], 1: [1, 3]})
+    curve = best_by_cost(run)
+    assert curve["iterations"].tolist() == [100, 200, 300, 400]
+    assert curve["best"].fillna(-1).tolist() == [-1, 9, 9, 5]
+    # The worst honest score stands for it.
+    table = attainable([run])
+    assert (table["k"].tolist(), table["expected"].tolist()) == ([1, 2], [5, 5])
+
+
+def test_the_interval_is_that_of_the_interquartile_mean() -> None:
+    scores = np.array([1.0, 2.0, 2.5, 3.0, 4.0, 5.0, 9.0, 30.0])
+    low, middle, high = compare_module._interquartile_mean(scores)
+    assert middle == pytest.approx(scores[2:6].mean())
+    other = stats.bootstrap(
+        (scores,),
+        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (low, high) == pytest.approx((other.low, other.high), rel=0.1)
+
+
+def test_a_run_without_reports_is_said_to_be_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [("pending", [], "")])
+    with pytest.raises(IncomparableError, match="has no reports yet; leave it out"):
+        compare([run])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -80,6 +81,38 @@ def test_under_five_trials_it_says_nothing(tmp_path: Path) -> None:
     assert verdict(run) == (
         "4 trials came to their end, which says nothing: 5 with different scores are the least"
     )
+
+
+def test_without_a_rung_nothing_is_compared(tmp_path: Path) -> None:
+    sweep = _SWEEP.replace("report_every: 100", "report_every: 2000")
+    run = write_run(tmp_path / "run", [("completed", [float(i)], "") for i in range(9)], sweep)
+    assert verdict(run).startswith("trials report but at their end")
+
+
+def test_the_interval_is_a_bootstrap_of_trials(tmp_path: Path) -> None:
+    source = np.random.default_rng(3)
+    early, late = source.normal(size=30) + 5, source.normal(size=30)
+    pairs = [[float(a), float(a / 2 + b)] for a, b in zip(early, late, strict=True)]
+    sweep = _SWEEP.replace("report_every: 100", "report_every: 1000")
+    run = write_run(tmp_path / "run", [("completed", pair, "") for pair in pairs], sweep)
+    for file in run.glob("trial_*/result.json"):
+        file.write_text(
+            file.read_text()
+            .replace('"iteration": 100', '"iteration": 1000')
+            .replace('"iteration": 200', '"iteration": 2000')
+        )
+    row = early_and_final(run).iloc[-1]
+    final = [min(pair) for pair in pairs]
+    interval = stats.bootstrap(
+        (early, np.array(final)),
+        lambda x, y: stats.spearmanr(x, y).statistic,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=2000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), abs=0.05)
 
 
 def test_the_verdict_names_the_first_rung(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tune_gan.errors import IncomparableError, RunFolderError, SweepFailedError
 from tune_gan.files import append_line
 from tune_gan.results.floor import Floor
 from tune_gan.results.ranking import best_trial, gain_over_default, rank
+from tune_gan.results.rules import Rule, rank_runs
 from tune_gan.results.show import (
     best_yaml,
     gain_line,
@@ -147,7 +148,7 @@ def test_gain_over_the_default(run: Path) -> None:
     assert (gain.default, gain.best, gain.ratio) == (50.0, 5.0, 10.0)
     assert gain_line(ranked) == (
         "trial 2 scores 5 where the default configuration (trial 0) scores 50: 10.0 times lower, "
-        "by one seed each, so far"
+        "by one seed each, of those that have ended"
     )
 
 
@@ -270,10 +271,54 @@ def test_what_rounding_left_of_a_standard_error_is_nothing(run: Path) -> None:
     assert shown.getvalue().splitlines()[2].split()[:5] == ["1", "2", "completed", "5", "0"]
 
 
+def test_whole_numbers_stay_whole_where_others_have_none(tmp_path: Path) -> None:
+    sweep = (
+        "name: t\ngan: {dataset: digits, num_iterations: 300}\n"
+        "space: {loss: {choice: [hinge, wasserstein]}, "
+        "gp_weight: {choice: [1, 10], when: {loss: wasserstein}}}\n"
+    )
+    run = write_run(tmp_path / "run", [("completed", [1.0], ""), ("completed", [2.0], "")], sweep)
+    configs = [{"loss": "hinge"}, {"loss": "wasserstein", "gp_weight": 10}]
+    for number, config in enumerate(configs):
+        append_line(run / "trials.jsonl", {"trial": number, "state": "completed", "config": config})
+    rows = ranking_records(rank(load_results(run)))
+    assert [row["config"]["gp_weight"] for row in rows] == [None, 10]
+    assert all(type(row["config"]["gp_weight"]) is not float for row in rows)
+    assert list(rank_runs([run], Rule(), "gp_weight > 1")["trial"]) == [1]
+
+
+@pytest.mark.parametrize("best", [0.0, -1e-9])
+def test_below_zero_nothing_is_so_many_times_lower(best: float, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [("completed", [3.0], ""), ("completed", [best], "")])
+    assert " scores 3: lower, by one seed each" in gain_line(rank(load_results(run)))
+
+
+def test_a_narrow_terminal_has_the_configurations_below(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tune_gan.results.show.table_console", lambda: Console(width=100))
+    ranked = rank(load_results(run)).drop(columns="cause").assign(cause="")
+    print_ranking(ranked)
+    assert "configuration" not in capsys.readouterr().out
+    monkeypatch.setattr("tune_gan.results.show.table_console", lambda: Console(width=80))
+    print_ranking(ranked)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert "    2  gen_lr 0.0001, disc_hidden 32,16" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_what_the_score_of_a_rule_is_stands_below(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_ranking(rank_runs([run], Rule.parse("common-budget")))
+    said = "score: the lowest fid_proxy up to iteration 100, which all have reached, by which these are"
+    assert said in capsys.readouterr().out
+
+
 def test_where_all_are_degenerate_no_gain_is_claimed(run: Path) -> None:
     for number in (0, 1, 2):
         _with(run, number, degenerate=True)
-    assert gain_line(rank(load_results(run))).startswith("no trial learned the data")
+    assert "no trial of those that have ended learned the data" in gain_line(rank(load_results(run)))
 
 
 def test_scores_within_the_noise_of_each_other_are_tied(tmp_path: Path) -> None:

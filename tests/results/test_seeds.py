@@ -40,8 +40,9 @@ def test_one_seed_of_each_would_often_choose_another(run: Path) -> None:
     noise = seed_noise(run)
     # 10 of the 16 pairs.
     assert noise.one_seed == pytest.approx(10 / 16, abs=0.02)
-    assert noise.share == 1.0
-    assert noise.describe().startswith("100% of the variance")
+    # Of one tuned configuration nothing can be said of it.
+    assert math.isnan(noise.share)
+    assert noise.describe().startswith("by one seed of each, trial 1 would come first in 6")
 
 
 def test_seeds_alone_are_all_the_variance() -> None:

@@ -58,6 +58,29 @@ def test_a_budget_ends_it_sooner(run: Path, budget: str, seconds: float) -> None
     assert standing.seconds_left == pytest.approx(seconds, rel=0.1)
 
 
+def test_what_a_trial_did_before_this_start_is_no_speed_of_it(run: Path) -> None:
+    # Since 55 s: 100 iterations of trial 1, 200 and 100 of those at work.
+    assert read_standing(run, time.time() - 55).iterations_per_s == pytest.approx(400 / 55, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "total"),
+    [
+        # Two times three points, of which the default is one; a constraint forbids one more.
+        ("search: {algorithm: grid}\n", 6),
+        ("search: {algorithm: grid}\nconstraints: [disc_lr >= gen_lr]\n", 5),
+        ("confirmation: {candidates: {0: {}, 3: {}}, seeds: [1, 2, 3], num_ended: 4}\n", 6),
+    ],
+)
+def test_a_list_of_trials_is_as_long_as_it_will_be(change: str, total: int, tmp_path: Path) -> None:
+    sweep = (
+        "name: test\ngan: {dataset: circle, num_iterations: 300, gen_lr: 0.001, disc_lr: 0.001}\n"
+        "space: {gen_lr: {grid: [0.001, 0.002]}, disc_lr: {grid: [0.001, 0.002, 0.003]}}\n"
+    )
+    run = write_run(tmp_path / "run", [("running", [3.0], "")], sweep + change)
+    assert read_standing(run, None).num_trials == total
+
+
 def test_a_sweep_that_rests_has_no_speed(run: Path) -> None:
     standing = read_standing(run, None)
     assert standing.best_trial == 2

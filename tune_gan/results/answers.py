@@ -8,13 +8,17 @@ import pandas as pd
 from rich.console import Console
 
 from tune_gan.errors import ConfigError
-from tune_gan.results.compare import attainable, beside, compare
+from tune_gan.results.compare import attainable, beside, compare, groups
 from tune_gan.results.curves import COLUMN_NOTES, early_and_final, learning_curves, verdict
-from tune_gan.results.formats import Format, print_table, records
+from tune_gan.results.formats import Format, plain, print_table, records
 from tune_gan.results.importance import NOISE, Importance, Method, importance
 from tune_gan.results.seeds import seed_noise
 
 _COSTS = ("iterations", "seconds", "trials")
+_MEANING = {
+    Method.PED_ANOVA: "which asks what sets the best tenth apart",
+    Method.FANOVA: "which asks what moves the scores of all",
+}
 
 
 def print_importance(runs: Sequence[Path], method: str, form: Format) -> None:
@@ -54,7 +58,8 @@ def describe_importance(found: Importance) -> str:
     above = ", ".join(fields) if len(fields) else "nothing"
     return (
         f"clearly above {NOISE}: {above}; by {found.method} of {found.num_trials} trials at iteration "
-        f"{found.iteration}, low to high the middle 80 % of bootstrap samples"
+        f"{found.iteration}, {_MEANING[found.method]}; share: of the importance of all fields, low to "
+        "high the middle 80 % of bootstrap samples"
         + (f"; not every trial has {', '.join(found.left_out)}" if found.left_out else "")
     )
 
@@ -75,6 +80,10 @@ def print_comparison(runs: Sequence[Path], by: str, form: Format) -> None:
     print_table(beside(table, cost, value) if wide else table, form)
     if form == Format.TABLE:
         _say("", _describe_comparison(table, is_by_trials))
+        for name, repeats in groups(runs).items():
+            if len(repeats) > 1:
+                listed = ", ".join(map(str, repeats))
+                _say(f"{name}: {len(repeats)} runs that differ by their seed, {listed}")
 
 
 def _describe_comparison(table: pd.DataFrame, is_by_trials: bool) -> str:
@@ -82,7 +91,7 @@ def _describe_comparison(table: pd.DataFrame, is_by_trials: bool) -> str:
         return (
             "the lowest fid_proxy to expect of k trials drawn from those of the sweep, "
             "and in which range it is in 80 % of the draws; one that diverged, collapsed or was "
-            "degenerate counts as the worst honest one"
+            "degenerate counts as the worst honest one, and few of these may lift the mean above it"
         )
     repeated = bool((table["repeats"] > 1).any())
     return "the lowest fid_proxy so far, lower is better" + (
@@ -114,7 +123,7 @@ def print_seeds(run: Path, form: Format) -> None:
     if form == Format.JSON:
         values = {
             "configurations": records(noise.table),
-            "share_of_variance": noise.share,
+            "share_of_variance": plain(noise.share),
             "first_by_one_seed": noise.one_seed,
         }
         print(json.dumps(values, indent=2))

@@ -13,13 +13,14 @@ from tune_gan.errors import ConfigError, IncomparableError
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
 from tune_gan.results.reports import load_reports
-from tune_gan.results.trials import ABOVE_ALL, TrialState, read_sweep
+from tune_gan.results.trials import ABOVE_ALL, TrialState, read_sweep, read_trials
 
 _NUM_POINTS = 10
 _NUM_BOOTSTRAPS = 2000
 # A bootstrap of fewer is too sure of itself.
 _LEAST_REPEATS = 5
-_ENDED = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.COLLAPSED, TrialState.DIVERGED)
+_BROKEN = (TrialState.COLLAPSED, TrialState.DIVERGED, TrialState.FAILED)
+_ENDED = (TrialState.COMPLETED, TrialState.STOPPED, *_BROKEN)
 
 
 def best_by_cost(run: Path) -> pd.DataFrame:
@@ -29,17 +30,22 @@ def best_by_cost(run: Path) -> pd.DataFrame:
         A row a report, in the order in which they were made: ``iterations``, spent by all trials until
         then; ``seconds`` since the first report's training began, stops of the sweep included, missing
         for runs of version 0.2.0 and earlier, whose reports are taken trial by trial; and ``best``, the
-        lowest `fid_proxy` until then, missing before the first honest one.
+        lowest `fid_proxy` until then, missing before the first honest one; that of trials that
+        collapsed, diverged or failed does not count.
 
     Raises:
         RunFolderError: if the folder is no run folder.
     """
-    reports = load_reports(run)
+    trials = read_trials(run)
+    reports = load_reports(run, trials)
     if len(reports) and reports["reported_at"].notna().all():
         reports = reports.sort_values(["reported_at", "trial", "iteration"], ignore_index=True)
     steps = reports.groupby("trial")["iteration"].diff().fillna(reports["iteration"])
+    # What broke off is ranked nowhere, whatever it scored before.
+    broken = [trial.number for trial in trials if trial.state in _BROKEN]
+    scores = reports["ranking_score"].where(~reports["trial"].isin(broken))
     seconds = reports["reported_at"] - (reports["reported_at"] - reports["time_s"]).min()
-    best = reports["ranking_score"].cummin()
+    best = scores.cummin().ffill()
     return pd.DataFrame(
         {
             "iterations": steps.cumsum().astype("int64"),
@@ -103,8 +109,11 @@ def compare(runs: Sequence[Path], by: str = "iterations") -> pd.DataFrame:
     curves = {run: best_by_cost(run) for run in runs}
     for run, curve in curves.items():
         if curve[by].isna().any() or curve.empty:
-            what = "reports" if curve.empty else "times in its reports"
-            raise IncomparableError(f"{run} has no {what}; compare it by iterations, or leave it out")
+            if curve.empty:
+                raise IncomparableError(f"{run} has no reports yet; leave it out")
+            raise IncomparableError(
+                f"{run} has no times in its reports; compare it by iterations, or leave it out"
+            )
     least = min(float(curve[by].iloc[-1]) for curve in curves.values())
     rows = []
     for cost in np.linspace(0, least, _NUM_POINTS + 1)[1:]:
@@ -147,7 +156,8 @@ def attainable(runs: Sequence[Path]) -> pd.DataFrame:
     is the best of k with probability C(n - i, k - 1) / C(n, k). It is what to expect of independent
     draws, as those of random search are; TPE's later trials are better than its first ones.
 
-    A trial that diverged, collapsed or was degenerate counts as the worst one that has an honest score.
+    A trial that diverged, collapsed, failed or was degenerate counts as the worst that has an honest
+    score.
 
     Returns:
         A row for each sweep and k = 1, 2, 4, ... to the number of its trials that ended: ``k``,

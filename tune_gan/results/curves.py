@@ -139,6 +139,8 @@ def verdict(run: Path) -> str:
     judged = table[table["rho"].notna()]
     if judged.empty:
         finished = int((states["state"] == TrialState.COMPLETED).sum())
+        if table.empty:
+            return "trials report but at their end, so that there is nothing to compare it with"
         return (
             f"{finished} trials came to their end, which says nothing: {_LEAST_TRIALS} with different "
             "scores are the least"
@@ -148,6 +150,5 @@ def verdict(run: Path) -> str:
         f"at iteration {first['iteration']:.0f} the order of the {first['finished']:.0f} trials that "
         f"came to their end agreed with the final one by rho {first['rho']:.2f} "
         f"({first['low']:.2f} to {first['high']:.2f}), and the best in the end was in place "
-        f"{first['place']:.0f}; "
-        + (f"the scheduler stopped {stopped}" if stopped else "none was stopped early")
+        f"{first['place']:.0f}; " + f"the scheduler stopped {stopped or 'none'}"
     )

@@ -1,6 +1,7 @@
 """What real samples score, which no generator gets below for long."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def read_floor(folder: Path) -> Floor | None:
     try:
         values = json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8"))
         scores = [float(score) for score in values["scores"]]
+        if not all(map(math.isfinite, scores)):
+            return None
         return Floor(str(values.get("instrument", "")), int(values["num_samples"]), scores)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -59,10 +59,13 @@ def print_table(table: pd.DataFrame, form: Format) -> None:
     elif form == Format.MARKDOWN:
         print(table.map(cell).to_markdown(index=False, disable_numparse=True))
     else:
-        # Parquet has one type a column; a folder that somebody wrote by hand may have several.
-        mixed = [name for name in table.columns if len(set(map(type, table[name].dropna()))) > 1]
-        whole = table.assign(**{name: table[name].dropna().map(str) for name in mixed})
-        sys.stdout.buffer.write(whole.to_parquet(index=False))
+        sys.stdout.buffer.write(of_one_kind(table).to_parquet(index=False))
+
+
+def of_one_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as parquet takes it, a type a column: those of several become text."""
+    mixed = [name for name in table.columns if len(set(map(type, table[name].dropna()))) > 1]
+    return table.assign(**{name: table[name].dropna().map(str) for name in mixed})
 
 
 def rich_table(table: pd.DataFrame, folded: Sequence[str] = ()) -> Table:
@@ -92,7 +95,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def plain(value: Any) -> Any:
     """Return a cell as Python has it: NumPy's numbers as numbers, what is missing as None."""
     if isinstance(value, list):
-        return value
+        return [plain(part) for part in value]
     if is_missing(value):
         return None
     value = value.item() if hasattr(value, "item") else value

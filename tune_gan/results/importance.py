@@ -71,6 +71,7 @@ def importance(runs: Sequence[Path], method: Method = Method.PED_ANOVA) -> Impor
     completed and stopped ones have reached, without a scheduler the last of all, else the first rung;
     of a collapsed one it is that until its end. Trials that diverged or failed are left out, so are
     those with a value outside the space, as the default may have, and fields that depend on others.
+    Degenerate trials count as the worst of all.
     The field ``noise`` shows what importance a field without any gets by chance.
 
     PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) asks which fields' values among
@@ -153,6 +154,8 @@ def _points(
     keys = zip(best["run"], best["trial"], strict=True)
     points = [{n: plain(v) for n, v in values[key].items() if n in space} for key in keys]
     scores = np.log10(best["fid_proxy"].clip(lower=_LEAST_SCORE).to_numpy(dtype=float))
+    # Degenerate samples are as bad as the worst, however low they score.
+    scores = np.where(best["degenerate"].to_numpy(), scores.max(initial=-math.inf), scores)
     return points, best["ranking_score"].to_numpy(dtype=float), scores, iteration
 
 

@@ -31,6 +31,8 @@ COLUMNS = [
     "instrument",
 ]
 
+_LARGEST_INT = 2**63
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,8 +70,20 @@ def load_results(run: str | Path) -> pd.DataFrame:
     # What is missing is None, also where no trial of the table has any.
     table["instrument"] = table["instrument"].astype(object).where(table["instrument"].notna(), None)
     kinds = {"best_iteration": "Int64", "iteration": "Int64", "degenerate": "boolean"}
+    # A whole number stays one where other trials have none.
+    kinds |= {name: "Int64" for name in fields if _is_whole(rows, name)}
     columns = [*COLUMNS, *([second] if second else []), *fields]
     return table[columns].astype(kinds).sort_values("trial", ignore_index=True)
+
+
+def _is_whole(rows: list[dict[str, Any]], name: str) -> bool:
+    values = [row.get(name) for row in rows]
+    known = [value for value in values if value is not None]
+    return (
+        bool(known)
+        and len(known) < len(values)
+        and all(type(value) is int and abs(value) < _LARGEST_INT for value in known)
+    )
 
 
 def _sweep_if_whole(folder: Path) -> dict[str, Any] | None:

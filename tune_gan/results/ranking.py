@@ -43,8 +43,8 @@ class Gain:
 
     @property
     def ratio(self) -> float:
-        """How many times lower the best score is than the default's."""
-        return self.default / self.best if self.best else float("inf")
+        """How many times lower the best score is than the default's; infinite from 0 down."""
+        return self.default / self.best if self.best > 0 else float("inf")
 
 
 def rank(trials: pd.DataFrame) -> pd.DataFrame:
@@ -202,9 +202,15 @@ def choose(run: Path) -> Choice:
         SweepFailedError: if no trial is ranked.
     """
     confirmed, trials = load_confirmation(run), load_results(run)
+    ranked = rank(trials)
     is_whole = confirmed is not None and not confirmed.num_left
     # One that is older than the last trials of the run has not seen them.
-    if confirmed and is_whole and confirmed.num_ended >= num_ended(trials) and _has_scores(confirmed):
+    if (
+        confirmed
+        and is_whole
+        and confirmed.num_ended >= num_ended(trials)
+        and _has_winner(confirmed, ranked)
+    ):
         first = confirmed.table.iloc[0]
         return Choice(
             int(first["trial"]),
@@ -213,7 +219,6 @@ def choose(run: Path) -> Choice:
             + (f", by {confirmed.instrument}" if confirmed.instrument else ""),
             is_confirmed=True,
         )
-    ranked = rank(trials)
     best = best_trial(ranked)
     number = int(best["trial"])
     tied = ", ".join(map(str, ranked[ranked["tied_with"] == number]["trial"]))
@@ -233,8 +238,11 @@ def num_ended(trials: pd.DataFrame) -> int:
     return int((~trials["state"].isin([TrialState.RUNNING, TrialState.PENDING])).sum())
 
 
-def _has_scores(confirmed: Confirmed) -> bool:
-    return bool(confirmed.table["seeds"].iloc[0])
+def _has_winner(confirmed: Confirmed, ranked: pd.DataFrame) -> bool:
+    """Return whether the first was scored, and is still a trial of the run."""
+    known = ranked[ranked["rank"].notna()]["trial"]
+    first = confirmed.table.iloc[0]
+    return bool(first["seeds"]) and bool((known == first["trial"]).any())
 
 
 def best_trial_folder(run: Path) -> Path:

@@ -49,8 +49,19 @@ class Rule:
             raise ConfigError(f"--rule takes one of {VALID_RULES}, not {text!r}")
         return cls(text)
 
-    def __str__(self) -> str:
-        return f"{self.kind}-{self.count}" if self.count else self.kind
+    def describe(self, common: int) -> str:
+        """Say in words what a trial's score is.
+
+        Args:
+            common: The iteration that all ranked trials have reached.
+        """
+        return {
+            "best": "the lowest fid_proxy of a trial",
+            "last": "the fid_proxy of its last report",
+            "mean-of-last": f"the mean fid_proxy of its last {self.count} reports, or of all it has",
+            "common-budget": f"the lowest fid_proxy up to iteration {common}, which all have reached",
+            "confirmed": "the mean fid_proxy over fresh seeds",
+        }[self.kind]
 
 
 def by_rule(trials: pd.DataFrame, run: Path, rule: Rule, common: int | None = None) -> pd.DataFrame:
@@ -133,7 +144,8 @@ def rank_runs(runs: Sequence[Path], rule: Rule, where: str | None = None) -> pd.
             e.g. ``disc_steps == 1 and state == "completed"``; by default all.
 
     Returns:
-        What `tune_gan.results.ranking.rank` returns; of several runs with a column ``run``, a folder's
+        What `tune_gan.results.ranking.rank` returns, with what its ``score`` is in ``attrs["score"]``;
+        of several runs with a column ``run``, a folder's
         name, and ``tied_with`` as ``run:trial``.
 
     Raises:
@@ -154,7 +166,9 @@ def rank_runs(runs: Sequence[Path], rule: Rule, where: str | None = None) -> pd.
         tables.append(_chosen(table, where))
     common = _common_iteration(pd.concat(tables))
     tables = [by_rule(table, run, rule, common) for table, run in zip(tables, runs, strict=True)]
-    return rank(pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0])
+    ranked = rank(pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0])
+    ranked.attrs["score"] = rule.describe(common)
+    return ranked
 
 
 def _chosen(trials: pd.DataFrame, where: str | None) -> pd.DataFrame:

@@ -25,7 +25,7 @@ class SeedNoise:
             ``gain``, how many times lower its geometric mean is than the default's, and ``low`` and
             ``high``, the 95 % interval of that by Welch's t on logarithms; missing for the default.
         share: Of the variance of log scores, how much lies between seeds of one configuration, the
-            default left out.
+            default left out; missing with one configuration.
         one_seed: How often the first would also be the best by one seed of each configuration.
     """
 
@@ -36,10 +36,15 @@ class SeedNoise:
     def describe(self) -> str:
         """Say in a line how much the seed decides."""
         first = int(self.table["trial"].iloc[0])
+        if len(self.table) < 2:
+            return "one configuration has scores of several seeds, which compares with nothing"
+        share = ""
+        if not math.isnan(self.share):
+            share = f"{self.share:.0%} of the variance of log scores among the tuned configurations is "
+            share += "the seed's; "
         return (
-            f"{self.share:.0%} of the variance of log scores among the tuned configurations is the "
-            "seed's; "
-            f"by one seed of each, trial {first} would come first in {self.one_seed:.0%} of the cases"
+            f"{share}by one seed of each, trial {first} would come first in {self.one_seed:.0%} of the "
+            "cases"
         )
 
 
@@ -68,7 +73,7 @@ def seed_noise(run: Path) -> SeedNoise:
     columns = ["trial", "seeds", "searched", "mean", "deviation", "lowest", "highest"]
     found = pd.DataFrame(rows, columns=[*columns, "gain", "low", "high"])
     # The default would widen the differences that are to be judged.
-    tuned = [own for trial, own in logs.items() if trial] or list(logs.values())
+    tuned = [own for trial, own in logs.items() if trial]
     return SeedNoise(found, _share_within(tuned), _first_by_one_seed(list(logs.values())))
 
 
@@ -84,9 +89,9 @@ def _gain(default: np.ndarray, own: np.ndarray) -> dict[str, float]:
 def _share_within(groups: list[np.ndarray]) -> float:
     """Return one less the intraclass correlation, by the mean squares of a one-way analysis."""
     num, total = len(groups), sum(map(len, groups))
-    within = sum(((own - own.mean()) ** 2).sum() for own in groups) / (total - num)
     if num < 2:
-        return 1.0
+        return math.nan
+    within = sum(((own - own.mean()) ** 2).sum() for own in groups) / (total - num)
     grand = np.concatenate(groups).mean()
     between = sum(len(own) * (own.mean() - grand) ** 2 for own in groups) / (num - 1)
     size = (total - sum(len(own) ** 2 for own in groups) / total) / (num - 1)

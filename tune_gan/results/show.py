@@ -1,6 +1,7 @@
 """Show a ranking: as a table on a console, as JSON, as a YAML configuration."""
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +36,7 @@ from tune_gan.results.trials import (
 
 _WIDTH_OF_A_CAUSE = 24
 _ROUNDING = 1e-9
+_ANY_WIDTH = 10_000
 
 
 def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
@@ -67,11 +70,12 @@ def ranking_table(ranked: pd.DataFrame, top: int | None = None) -> Table:
         else:
             # Where the terminal is too narrow a number goes on in the next line; none is cut.
             table.add_column(heading, justify="right", overflow="fold")
-    # Of constant samples it is what rounding left.
-    errors = ranked["fid_proxy_se"].mask(
-        ranked["fid_proxy_se"] < _ROUNDING * ranked["best_fid_proxy"].abs(), 0.0
-    )
-    shown = ranked.assign(cause=causes, rank=_rank_cells(ranked), fid_proxy_se=errors)[list(headings)]
+    shown = ranked.assign(cause=causes, rank=_rank_cells(ranked))[list(headings)]
+    for score, error in (("best_fid_proxy", "fid_proxy_se"), ("score", "score_se")):
+        if error in shown.columns:
+            # Of constant samples it is what rounding left.
+            is_rounding = ranked[error] < _ROUNDING * ranked[score].abs()
+            shown[error] = shown[error].mask(is_rounding, 0.0)
     for row in shown.itertuples(index=False):
         table.add_row(*(Text(cell(value)) for value in row))
     return table
@@ -152,10 +156,11 @@ def print_status(run: Path, at_work: str | None, held_since: float | None, as_js
 def gain_line(ranked: pd.DataFrame) -> str:
     """Say in a line how much the best trial gained over the default configuration."""
     best = best_trial(ranked)
-    so_far = " so far" if ranked["state"].isin([TrialState.RUNNING, TrialState.PENDING]).any() else ""
+    is_running = ranked["state"].isin([TrialState.RUNNING, TrialState.PENDING]).any()
+    so_far = " of those that have ended" if is_running else ""
     if best["degenerate"]:
         return (
-            f"no trial learned the data{so_far}: even the best samples repeat a few or are all but of "
+            f"no trial{so_far} learned the data: even the best samples repeat a few or are all but of "
             "one class"
         )
     if best["trial"] == 0:
@@ -166,11 +171,12 @@ def gain_line(ranked: pd.DataFrame) -> str:
     default = ranked[ranked["trial"] == 0].iloc[0]
     tied = default["tied_with"] == best["trial"]
     seeds = "by the means of several seeds" if "scores" in ranked.columns else "by one seed each"
+    lower = f"{gain.ratio:.1f} times lower" if math.isfinite(gain.ratio) else "lower"
     return (
         f"trial {best['trial']} scores {gain.best:.4g} where the default configuration (trial 0) "
-        f"scores {gain.default:.4g}: {gain.ratio:.1f} times lower, {seeds}"
+        f"scores {gain.default:.4g}: {lower}, {seeds}"
         + (", which is within the noise of the score" if pd.notna(tied) and tied else "")
-        + so_far.replace(" ", ", ", 1)
+        + so_far.replace(" of", ", of", 1)
     )
 
 
@@ -195,10 +201,32 @@ def print_ranking(
     elif ranked.empty:
         table_console().print("no trial to show")
     else:
-        table_console().print(ranking_table(ranked, top))
+        _print_to_fit(ranked, top)
         out = Console(soft_wrap=True, highlight=False, markup=False)
         for line in _legend(ranked, floor, top):
             out.print(line)
+
+
+def _print_to_fit(ranked: pd.DataFrame, top: int | None) -> None:
+    """Print the table, its searched fields below it where the terminal is too narrow for all."""
+    console, fields = table_console(), searched_fields(ranked)
+    table = ranking_table(ranked, top)
+    unbounded = console.options.update_width(_ANY_WIDTH)
+    if Measurement.get(console, unbounded, table).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(ranking_table(ranked.drop(columns=fields), top))
+    configurations = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "trial"):
+        if heading in ranked.columns:
+            configurations.add_column(heading, justify="right", no_wrap=True)
+    configurations.add_column("configuration")
+    for row in ranked.head(top or len(ranked)).to_dict("records"):
+        values = [f"{field} {cell(row[field])}" for field in fields if not is_missing(row[field])]
+        names = [str(row[name]) for name in ("run", "trial") if name in row]
+        configurations.add_row(*map(Text, names), Text(", ".join(values)))
+    console.print()
+    console.print(configurations)
 
 
 def _legend(ranked: pd.DataFrame, floor: Floor | None, top: int | None) -> list[str]:
@@ -207,6 +235,8 @@ def _legend(ranked: pd.DataFrame, floor: Floor | None, top: int | None) -> list[
     instruments = ranked["instrument"].dropna()
     if not instruments.empty:
         lines.append(f"fid_proxy by {instruments.iloc[0]}; +- is its standard error")
+    if "score" in ranked.columns:
+        lines.append(f"score: {ranked.attrs.get('score', 'by the rule')}, by which these are ranked")
     if floor is not None:
         lines.append(floor.describe())
     shown = ranked.head(top or len(ranked))
@@ -308,6 +338,8 @@ def print_confirmation(confirmed: Confirmed, as_json: bool) -> None:
         return
     others = ", ".join(map(str, not_separable(confirmed)))
     first = table["trial"].iloc[0]
+    if len(table) < 2:
+        return
     if others:
         out.print(f"not separable from the first, trial {first}, at the 5 % level: {others}")
     else:

@@ -17,7 +17,7 @@ from tune_gan.results.formats import cell, is_missing
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank, searched_fields
 from tune_gan.results.reports import load_reports
-from tune_gan.results.trials import TrialState, describe_score, read_sweep, read_trials
+from tune_gan.results.trials import TrialState, describe_score, num_trials, read_sweep, read_trials
 from tune_gan.settings import describe_duration
 
 _UNFINISHED = (TrialState.RUNNING, TrialState.PENDING)
@@ -88,8 +88,6 @@ def read_standing(run: Path, held_since: float | None) -> Standing:
     table, reports = load_results(run), load_reports(run, trials)
     now = time.time()
     counts = {str(state): int(n) for state, n in table["state"].value_counts().items()}
-    search = spec.get("search")
-    total = search.get("num_trials") if isinstance(search, dict) else None
     candidates = table[table["state"].isin([TrialState.COMPLETED, TrialState.STOPPED, *_UNFINISHED])]
     scored = candidates[candidates["best_fid_proxy"].notna()]
     best: dict[str, Any] = {}
@@ -106,16 +104,16 @@ def read_standing(run: Path, held_since: float | None) -> Standing:
             "best_config": config,
             "best_age_s": None if pd.isna(reported_at) else max(0.0, now - float(reported_at)),
         }
-    num_trials = int(total) if isinstance(total, int) else len(trials)
-    work = {} if held_since is None else _work(spec, table, reports, num_trials, held_since, now)
-    return Standing(num_trials, counts, **best, **work)
+    total = max(num_trials(spec) or 0, len(trials))
+    work = {} if held_since is None else _work(spec, table, reports, total, held_since, now)
+    return Standing(total, counts, **best, **work)
 
 
 def _work(
     spec: Mapping[str, Any],
     table: pd.DataFrame,
     reports: pd.DataFrame,
-    num_trials: int,
+    total: int,
     held_since: float,
     now: float,
 ) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def _work(
     ended = set(table[~table["state"].isin(_UNFINISHED)]["trial"])
     ended_now = len(ended & set(steps.index))
     partly = sum(float(done.get(r.trial, 0)) / length for r in running)
-    shares_left = num_trials - len(ended) - sum(r.share for r in running)
+    shares_left = total - len(ended) - sum(r.share for r in running)
     shares_done = ended_now + partly
     left = None
     if shares_done > 0:

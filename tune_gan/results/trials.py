@@ -14,6 +14,7 @@ from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import read_lines
 from tune_gan.places import features_near
 from tune_gan.settings import read_yaml
+from tune_gan.space import Constraint, Distribution, grid_after_default
 
 TRIALS_FILE = "trials.jsonl"
 REPORTS_FILE = "result.json"
@@ -113,6 +114,22 @@ def no_run_folder(folder: Path) -> RunFolderError:
     inside = sorted(path.parent.name for path in folder.glob("*/sweep.yaml"))[-_MOST_NAMED:]
     named = f"; the last runs in it: {', '.join(inside)}" if inside else ""
     return RunFolderError(f"{folder} is no run folder: it holds no sweep.yaml{named}")
+
+
+def num_trials(spec: Mapping[str, Any]) -> int | None:
+    """Return how many trials a sweep, as `read_sweep` returns it, has in all; None if unknown."""
+    search, how = spec.get("search"), spec.get("confirmation")
+    given = search.get("num_trials") if isinstance(search, Mapping) else None
+    try:
+        if isinstance(how, Mapping):
+            return len(how["candidates"]) * len(how["seeds"])
+        if isinstance(given, int):
+            return given
+        space = {name: Distribution.from_mapping(part) for name, part in spec["space"].items()}
+        constraints = [Constraint.parse(text) for text in spec.get("constraints") or []]
+        return len(grid_after_default(space, constraints, GanConfig.parse(spec["gan"]).model_dump()))
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return None
 
 
 def second_objective(spec: Mapping[str, Any]) -> str | None:
@@ -244,7 +261,7 @@ def _listed_trial(folder: Path, number: int, line: Mapping[str, Any]) -> ListedT
     state, cause = TrialState(line["state"]), str(line.get("cause") or "")
     values = line.get("config", _params(own_folder))
     file = own_folder / REPORTS_FILE
-    if not own_folder.is_dir() and state != TrialState.PENDING:
+    if not own_folder.is_dir() and state not in (TrialState.PENDING, TrialState.RUNNING):
         _log.warning("%s is missing", own_folder)
         cause = f"{cause}; its folder is missing".removeprefix("; ")
     if not isinstance(values, dict):

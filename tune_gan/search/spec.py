@@ -12,7 +12,7 @@ from tune_gan.errors import ConfigError
 from tune_gan.places import with_whole_paths
 from tune_gan.presets import read_preset, resolve_gan
 from tune_gan.settings import Settings, nearest, parse_duration, parse_yaml, read_yaml
-from tune_gan.space import Constraint, Distribution, grid_points, in_order, plain
+from tune_gan.space import Constraint, Distribution, default_point, grid_after_default, in_order
 
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _LARGEST_GRID = 100_000
@@ -357,21 +357,16 @@ class SweepSpec(Settings):
     @property
     def default_point(self) -> dict[str, Any]:
         """The searched fields of the default configuration, as a point of the space."""
-        point: dict[str, Any] = {}
-        for field in in_order(self.space):
-            if self.space[field].is_active(point):
-                point[field] = plain(getattr(self.gan, field))
-        return point
+        return default_point(self.space, self.gan.model_dump())
 
     def given_points(self) -> list[dict[str, Any]]:
         """Return the points that are not drawn: the default, a grid, or all of a confirmation."""
         if self.confirmation is not None:
             candidates = self.confirmation.candidates.values()
             return [{**point, "seed": seed} for seed in self.confirmation.seeds for point in candidates]
-        points = [self.default_point]
         if self.search.algorithm == "grid":
-            points += [p for p in grid_points(self.space) if p != points[0] and self.allows(p)]
-        return points
+            return grid_after_default(self.space, self.constraints, self.gan.model_dump())
+        return [self.default_point]
 
     @property
     def num_trials(self) -> int:

@@ -23,7 +23,7 @@ from tune_gan.grids import GRIDS, grid_file, save_whole
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
 from tune_gan.results.report.page import write_report
-from tune_gan.results.show import ranking_records
+from tune_gan.results.show import best_yaml, ranking_records
 from tune_gan.search.lock import locked
 
 _HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -234,7 +234,7 @@ def test_a_run_without_a_winner_has_a_page_too(
         (run / "trials.jsonl").touch()
     file = write_report(run).page
     shown = _Page(browser, file)
-    assert "No trial is ranked yet" in shown.page.locator(".headline").text_content()
+    assert "No best trial to name" in shown.page.locator(".headline").text_content()
     assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
 
 
@@ -362,3 +362,59 @@ def test_where_it_cannot_be_written_it_says_so(run: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"tune-gan: {run / 'report.html'} cannot be written")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_confirmed_winner_that_is_lost_is_not_the_best(run: Path) -> None:
+    write_confirmation(run, CLEAR, num_ended=6)
+    assert json.loads(write_report(run).numbers.read_text())["headline"]["trial"] == 0
+    lines = (run / "trials.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["trial"] != 0]
+    (run / "trials.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    assert json.loads(write_report(run).numbers.read_text())["headline"]["trial"] == 2
+    assert best_yaml(run).startswith("# trial 2 of")
+
+
+def test_numbers_that_are_none_are_left_out(run: Path) -> None:
+    (run / "floor.json").write_text('{"instrument": "x", "num_samples": 9, "scores": [NaN]}')
+    with (run / "trials.jsonl").open("a") as file:
+        file.write('{"trial": 1, "state": "stopped", "config": {"disc_hidden": [NaN]}}\n')
+    numbers = json.loads(write_report(run).numbers.read_text())
+    assert numbers["floor"] is None
+    assert next(r for r in numbers["leaderboard"] if r["trial"] == 1)["config"]["disc_hidden"] == [None]
+
+
+def test_another_run_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", TRIALS)
+    (other / "environment.json").write_text("{}")
+    for page in (other / "environment.html", run / ".." / "other" / "environment.html"):
+        with pytest.raises(ConfigError, match=r"in a run folder a report is report\.html"):
+            write_report(run, page)
+    assert (other / "environment.json").read_text() == "{}"
+
+
+def test_numbers_on_a_line_have_no_contour(tmp_path: Path) -> None:
+    sweep = (
+        "name: t\ngan: {dataset: digits, num_iterations: 300}\n"
+        "space: {gen_lr: {log_uniform: [1e-5, 1e-2]}, disc_lr: {log_uniform: [1e-5, 1e-2]}}\n"
+    )
+    run = write_run(tmp_path / "run", [("completed", [1.0 + n], "") for n in range(32)], sweep)
+    for number in range(32):
+        rate = 10 ** (-5 + number / 12)
+        config = {"gen_lr": rate, "disc_lr": rate}
+        append_line(run / "trials.jsonl", {"trial": number, "state": "completed", "config": config})
+    assert 'data-figure="contour"' not in write_report(run).page.read_text()
+
+
+def test_a_link_in_a_value_is_text(tmp_path: Path, browser: Any) -> None:
+    sweep = (
+        "name: t\ngan: {dataset: digits, num_iterations: 300}\nspace: {disc_hidden: {choice: ["
+        "'<a href=\"https://evil.example/\">x</a>', '32']}}\n"
+    )
+    run = write_run(tmp_path / "run", [("completed", [1.0], ""), ("completed", [2.0], "")], sweep)
+    for number, value in enumerate(['<a href="https://evil.example/">x</a>', "32"]):
+        line = {"trial": number, "state": "completed", "config": {"disc_hidden": value}}
+        append_line(run / "trials.jsonl", line)
+    file = write_report(run).page
+    shown = _Page(browser, file)
+    assert shown.page.locator("a[href*='evil'], [*|href*='evil']").count() == 0
+    assert shown.problems == []

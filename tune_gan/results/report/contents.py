@@ -11,7 +11,7 @@ from tune_gan.errors import RunFolderError, TuneGanError
 from tune_gan.results.compare import attainable, best_by_cost
 from tune_gan.results.confirmed import load_confirmation, not_separable
 from tune_gan.results.curves import early_and_final, verdict
-from tune_gan.results.floor import read_floor
+from tune_gan.results.floor import Floor, read_floor
 from tune_gan.results.formats import records
 from tune_gan.results.importance import importance
 from tune_gan.results.load import load_results
@@ -19,7 +19,7 @@ from tune_gan.results.ranking import choose, rank, searched_fields
 from tune_gan.results.reports import load_reports
 from tune_gan.results.seeds import seed_noise
 from tune_gan.results.show import best_yaml, gain_line, ranking_records
-from tune_gan.results.trials import read_sweep, second_objective
+from tune_gan.results.trials import num_trials, read_sweep, second_objective
 
 # With more the page grows too large for a mail; the best are drawn, and others in equal steps.
 MOST_CURVES = 300
@@ -30,11 +30,11 @@ def report_contents(run: Path) -> dict[str, Any]:
     """Return everything that a report says in numbers and words.
 
     Returns:
-        ``run`` (name, versions, commands, seed, spec), ``headline`` (the best trial and why, what was
-        gained, how to train it), ``states`` with causes, ``leaderboard`` (as `ranking_records`),
-        ``curves`` (for each trial its reports), ``progress`` (best score against cost),
-        ``attainable``, ``importance``, ``rungs``, ``confirmation``, ``timeline`` and, with a second
-        objective, ``objective``. What a run cannot say is None, or ``missing`` says why.
+        ``run`` (its name, trials, versions, commands, seed, spec), ``headline`` (the best trial and
+        why, what was gained, how to train it), ``states`` with causes, ``leaderboard`` (as
+        `ranking_records`), ``curves`` (for each trial its reports), ``progress`` (best score against
+        cost), ``attainable``, ``importance``, ``rungs``, ``confirmation``, ``timeline`` and, with a
+        second objective, ``objective``. What a run cannot say is None, or ``missing`` says why.
 
     Raises:
         RunFolderError: if the folder is no run folder.
@@ -43,10 +43,11 @@ def report_contents(run: Path) -> dict[str, Any]:
     trials = load_results(run)
     spec = _sweep_or_less(run)
     ranked, reports = rank(trials), load_reports(run)
-    floor = read_floor(run)
+    headline = _headline(run, ranked)
+    floor = _floor(run, headline)
     return {
-        "run": _describe_run(run, spec),
-        "headline": _headline(run, ranked),
+        "run": {**_describe_run(run, spec), "num_trials": max(num_trials(spec) or 0, len(trials))},
+        "headline": headline,
         "floor": None if floor is None else vars(floor),
         "states": _states(ranked),
         "fields": searched_fields(ranked),
@@ -60,6 +61,12 @@ def report_contents(run: Path) -> dict[str, Any]:
         "confirmation": _confirmation(run),
         "timeline": timeline(reports),
     }
+
+
+def _floor(run: Path, headline: dict[str, Any]) -> Floor | None:
+    """Return what real samples score where the best was chosen: in the sweep, or by fresh seeds."""
+    confirmed = load_confirmation(run) if headline.get("is_confirmed") else None
+    return read_floor(run) if confirmed is None else confirmed.floor
 
 
 def _sweep_or_less(run: Path) -> dict[str, Any]:

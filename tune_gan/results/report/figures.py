@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from scipy.interpolate import griddata
+from scipy.spatial import QhullError
 
 from tune_gan.space import Distribution
 
@@ -310,6 +311,7 @@ def _timeline(contents: Mapping[str, Any]) -> go.Figure | None:
                 text=[stretch["trial"] for stretch in own],
                 textposition="inside",
                 insidetextanchor="middle",
+                textangle=0,
                 textfont={"color": "white", "size": 12},
                 marker={"color": STATE_COLOURS[state], "line": {"color": "white", "width": 1}},
                 hovertemplate="trial %{text}: %{x:.1f} s from second %{base:.1f}<extra></extra>",
@@ -371,7 +373,7 @@ def _slice(contents: Mapping[str, Any], field: str, distribution: Distribution) 
             continue
         values = [row["config"][field] for row in own]
         figure.add_scatter(
-            x=[str(value) for value in values] if distribution.is_finite else values,
+            x=[_short(value) for value in values] if distribution.is_finite else values,
             y=[row["best_fid_proxy"] for row in own],
             mode="markers",
             marker={
@@ -386,7 +388,7 @@ def _slice(contents: Mapping[str, Any], field: str, distribution: Distribution) 
         )
     axis: dict[str, Any] = {"title": {"text": field}}
     if distribution.is_finite:
-        axis |= {"type": "category", "categoryarray": [str(v) for v in distribution.arguments]}
+        axis |= {"type": "category", "categoryarray": [_short(v) for v in distribution.arguments]}
     elif distribution.kind.startswith("log_"):
         axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
     figure.update_layout(
@@ -419,9 +421,12 @@ def _contour(
         return None
     # Both axes from 0 to 1, or triangles would be drawn along the longer one.
     places = np.linspace(0, 1, _NUM_CELLS)
-    grid = griddata(
-        (points - low) / (high - low), scores, tuple(np.meshgrid(places, places)), method="linear"
-    )
+    cells = tuple(np.meshgrid(places, places))
+    try:
+        grid = griddata((points - low) / (high - low), scores, cells, method="linear")
+    except QhullError:
+        # All on a line.
+        return None
     x, y = (low[i] + places * (high[i] - low[i]) for i in (0, 1))
     figure = go.Figure()
     figure.add_contour(

@@ -60,15 +60,15 @@ def write_report(run: Path, page: Path | None = None, refresh_s: int | None = No
         StorageError: if a file cannot be written.
     """
     page = page or run / REPORT_FILE
-    if page.parent.absolute() == run.absolute() and page.name != REPORT_FILE:
+    if (page.parent / "sweep.yaml").exists() and page.name != REPORT_FILE:
         raise ConfigError(f"{page}: in a run folder a report is {REPORT_FILE}; give another folder")
     if page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{page}: a report's name ends in .html")
     contents = report_contents(run)
     space = _space(run, contents)
     numbers = page.with_suffix(".json")
-    write_whole(numbers, json.dumps(contents, indent=1, allow_nan=False))
     write_whole(page, render(run, contents, space, refresh_s, numbers.name))
+    write_whole(numbers, json.dumps(contents, indent=1, allow_nan=False))
     states = {row["state"]: row["trials"] for row in contents["states"]}
     return Written(page, numbers, states.get("running", 0) + states.get("pending", 0))
 
