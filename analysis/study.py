@@ -36,7 +36,7 @@ def costs(runs: Sequence[Path]) -> pd.DataFrame:
         rows.append(
             {
                 "run": run.absolute().name,
-                "best": ranked[ranked["rank"].notna()]["best_fid_proxy"].min(),
+                "best": ranked[ranked["rank"] == 1]["best_fid_proxy"].min(),
                 "default": table[table["trial"] == 0]["best_fid_proxy"].min(),
                 "trials": len(table),
                 "stopped": int((table["cause"] == "scheduler").sum()),

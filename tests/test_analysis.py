@@ -115,6 +115,14 @@ def test_what_is_no_run_is_one_line(
     assert capsys.readouterr().err.splitlines()[-1].endswith("none is no run folder: it is not there")
 
 
+def test_the_best_of_a_study_is_an_honest_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [("completed", [9.0], ""), ("completed", [2.0], "")], _SWEEP)
+    file = run / "trial_00001" / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "degenerate": True}) + "\n")
+    row = study.costs([run]).iloc[0]
+    assert (row["best"], row["default"]) == (9, 9)
+
+
 def test_a_run_that_has_not_begun_costs_nothing(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [("pending", [], "")], _SWEEP)
     row = study.costs([run]).iloc[0]

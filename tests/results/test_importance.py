@@ -1,6 +1,5 @@
 """Which hyperparameters mattered, of trials whose scores follow from one of them."""
 
-import json
 import math
 from pathlib import Path
 
@@ -116,19 +115,3 @@ def test_runs_over_different_spaces_are_refused(tmp_path: Path) -> None:
     (other / "sweep.yaml").write_text(changed)
     with pytest.raises(IncomparableError, match="searches another space"):
         importance([one, other])
-
-
-def test_degenerate_trials_are_as_bad_as_the_worst(tmp_path: Path) -> None:
-    """A field that decides which samples are degenerate matters, whatever these score."""
-    run = write_study(tmp_path / "run", 60)
-    for line in (run / "trials.jsonl").read_text().splitlines():
-        given = json.loads(line)
-        if "beta1" not in given.get("config", {}):
-            continue
-        file = run / f"trial_{given['trial']:05d}" / "result.json"
-        reports = [json.loads(text) for text in file.read_text().splitlines()]
-        for report in reports:
-            report |= {"fid_proxy": 5.0 + given["config"]["beta1"] / 100}
-            report |= {"degenerate": given["config"]["dropout"] > 0.25}
-        file.write_text("".join(json.dumps(report) + "\n" for report in reports))
-    assert "dropout" in _shown(importance([run], Method.FANOVA))

@@ -17,7 +17,7 @@ from tune_gan.results.seeds import seed_noise
 _COSTS = ("iterations", "seconds", "trials")
 _MEANING = {
     Method.PED_ANOVA: "which asks what sets the best tenth apart",
-    Method.FANOVA: "which asks what moves the scores of all",
+    Method.FANOVA: "which asks what moves the scores of all, degenerate or not",
 }
 
 

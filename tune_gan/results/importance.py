@@ -71,14 +71,14 @@ def importance(runs: Sequence[Path], method: Method = Method.PED_ANOVA) -> Impor
     completed and stopped ones have reached, without a scheduler the last of all, else the first rung;
     of a collapsed one it is that until its end. Trials that diverged or failed are left out, so are
     those with a value outside the space, as the default may have, and fields that depend on others.
-    Degenerate trials count as the worst of all.
     The field ``noise`` shows what importance a field without any gets by chance.
 
     PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) asks which fields' values among
     the best tenth of the trials are distributed unlike those of all. fANOVA (Hutter et al. 2014,
     https://proceedings.mlr.press/v32/hutter14.html) says which share of the variance of log10 scores
-    each field explains in a random forest. For pairs, the share of that variance that the means of a
-    grid of 3 by 3 groups explain, less what both fields explain alone.
+    each field explains in a random forest, of the scores as they are: early in training most samples
+    are degenerate, and how far these are from the data says what learns. For pairs, the share of that
+    variance that the means of a grid of 3 by 3 groups explain, less what both fields explain alone.
 
     Args:
         runs: Runs that search the same space.
@@ -154,8 +154,6 @@ def _points(
     keys = zip(best["run"], best["trial"], strict=True)
     points = [{n: plain(v) for n, v in values[key].items() if n in space} for key in keys]
     scores = np.log10(best["fid_proxy"].clip(lower=_LEAST_SCORE).to_numpy(dtype=float))
-    # Degenerate samples are as bad as the worst, however low they score.
-    scores = np.where(best["degenerate"].to_numpy(), scores.max(initial=-math.inf), scores)
     return points, best["ranking_score"].to_numpy(dtype=float), scores, iteration
 
 
