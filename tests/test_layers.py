@@ -23,6 +23,7 @@ _FORBIDDEN = {
     "metrics": {*_RAY, "pandas", "tune_gan.gan", "tune_gan.search", "tune_gan.results"},
     "results": {*_RAY, "torch", "torchvision", "tune_gan.gan", "tune_gan.metrics", "tune_gan.search"},
     "search": {"pandas"},
+    "submission": {"torch", "ray", "optuna", "pandas", "tune_gan.gan", "tune_gan.metrics"},
 }
 
 
@@ -60,6 +61,7 @@ def test_layers(place: str) -> None:
         ("from tune_gan import load_results; import tune_gan.results.show", {"torch", "ray"}),
         ("import tune_gan.results.answers, tune_gan.results.report.page", {"torch", "ray", "optuna"}),
         ("from tune_gan import SweepSpec", {"torch", "ray", "optuna"}),
+        ("import tune_gan.submission.submit", {"torch", "ray", "optuna", "pandas"}),
     ],
 )
 def test_what_an_import_loads(statement: str, absent: set[str]) -> None:

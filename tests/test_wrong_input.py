@@ -49,6 +49,8 @@ _FILES: dict[str, bytes | str] = {
     "digits.yaml": f"{_SPEC}search: {{num_trials: {'9' * 90_000}}}\n",
     "long.yaml": f"name: {'a' * 90_000}\n",
     "many.yaml": "".join(f"field_{i}: {i}\n" for i in range(5000)),
+    "site.yaml": "cpus_per_node: 2\ntime: 1h\n",
+    "bad-site.yaml": "cpus_per_node: 2\ntime: 1h\npartition: 'a b'\ngpu_per_node: 1\n",
     "no-gan.yaml": "name: x\nspace: {gen_lr: {log_uniform: [1e-5, 1e-2]}}\n",
 }
 # Each list holds the one before nine times: 9 ** 12 numbers in all.

@@ -24,6 +24,7 @@ from tune_gan.settings import parse_yaml, read_yaml
 
 _INTERRUPTED = 130
 _WATCH_PERIOD_S = 15
+_TARGETS = ("slurm", "kubernetes")
 
 app = typer.Typer(
     name="tune-gan",
@@ -59,6 +60,15 @@ TimeBudgetOption = Annotated[
 ]
 IterationsOption = Annotated[
     str | None, typer.Option(metavar="N", help="End after so many iterations of all trials together.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Run on this Ray, or auto for this machine's; as RAY_ADDRESS."
+    ),
+]
+NodesOption = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Wait for so many nodes of a Ray cluster to be there.")
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Stop where a folder holds a bad image, rather than skip it.")
@@ -254,6 +264,8 @@ def sweep(
     ] = None,
     strict: StrictOption = False,
     download: DownloadOption = False,
+    address: AddressOption = None,
+    min_nodes: NodesOption = 1,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the resolved sweep and what it takes; start nothing."),
@@ -265,13 +277,11 @@ def sweep(
     The default configuration is always trial 0. --set takes a field of the configuration
     (num_iterations=500) or a path into the sweep (scheduler.name=none, space={...}).
     """
-    from tune_gan.search.spec import describe_work, load_spec, parse_change, resolve
+    from tune_gan.search.spec import describe_work, load_spec, resolve
 
-    given = dict(parse_change(change) for change in changes or [])
-    numbers = {"search.num_trials": num_trials, "search.seed": seed}
-    given |= {path: parse_yaml(text) for path, text in numbers.items() if text is not None}
-    if data_root is not None:
-        given["gan.data_root"] = data_root
+    given = _changes(changes, num_trials, data_root)
+    if seed is not None:
+        given["search.seed"] = parse_yaml(seed)
     if warm_start:
         given["search.warm_start"] = [str(run) for run in warm_start]
     if tracker is not None:
@@ -293,7 +303,7 @@ def sweep(
     _prepare_data(loaded.gan, download, strict)
     folder = (out or default_run_folder(loaded)).absolute()
     with _resumable(folder):
-        end = start_sweep(loaded, folder)
+        end = start_sweep(loaded, folder, address=address, min_nodes=min_nodes)
         _conclude(end.folder, end.num_left, end.budget, as_json)
 
 
@@ -309,6 +319,8 @@ def resume(
     data_root: Annotated[
         str | None, typer.Option(help="Where the data lie now, if they were moved.")
     ] = None,
+    address: AddressOption = None,
+    min_nodes: NodesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a sweep that was stopped or killed, or run more trials of one that has ended.
@@ -327,17 +339,103 @@ def resume(
 
     folder = run.absolute()
     with _resumable(folder):
-        end = resume_sweep(folder, changes)
+        end = resume_sweep(folder, changes, address=address, min_nodes=min_nodes)
         if not end.num_resumed:
             print("nothing is left to do; --num-trials N runs more", file=sys.stderr)
         _conclude(end.folder, end.num_left, end.budget, as_json)
+
+
+def _changes(
+    changes: list[str] | None, num_trials: str | None, data_root: str | None
+) -> dict[str, Any]:
+    """Return what flags change in a sweep, by dotted path."""
+    from tune_gan.search.spec import parse_change
+
+    given = dict(parse_change(change) for change in changes or [])
+    if num_trials is not None:
+        given["search.num_trials"] = parse_yaml(num_trials)
+    if data_root is not None:
+        given["gan.data_root"] = data_root
+    return given
+
+
+@app.command()
+def submit(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="A preset's name, a YAML file, or a run to go on with.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[str, typer.Option(metavar="WHERE", help="slurm or kubernetes.", show_default=False)],
+    site: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file that describes the cluster.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to write, a whole path on a file system that all nodes share."),
+    ] = None,
+    num_trials: Annotated[
+        str | None, typer.Option(metavar="N", help="Trials, the default included.")
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option(help="Folder with the MNIST or Fashion-MNIST files, or of images."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field or a part of the sweep."),
+    ] = None,
+    requeue_until_done: Annotated[
+        bool,
+        typer.Option(
+            "--requeue-until-done", help="At a job's time limit go on in a new one, to the last trial."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted; submit nothing.")
+    ] = False,
+) -> None:
+    """Send a sweep, or a run to go on with, to a cluster."""
+    from tune_gan.submission.kubernetes import apply
+    from tune_gan.submission.site import KubernetesSite, SlurmSite
+    from tune_gan.submission.submit import (
+        kubernetes_manifest,
+        read_request,
+        slurm_script,
+        submit_to_slurm,
+    )
+
+    if to not in _TARGETS:
+        raise ConfigError(f"--to takes one of {', '.join(_TARGETS)}, not {to!r}")
+    request = read_request(source, _changes(changes, num_trials, data_root), out)
+    if site is None:
+        raise ConfigError("--site is missing; a site file says what a job asks for, as in cluster/")
+    if to == "kubernetes":
+        if requeue_until_done:
+            raise ConfigError("--requeue-until-done goes with slurm; on kubernetes see retries")
+        manifest = kubernetes_manifest(request, KubernetesSite.from_yaml(site))
+        if dry_run:
+            print(manifest, end="")
+            return
+        apply(manifest)
+        print(f"watch it with: kubectl get rayjob, or tune-gan status {request.run} where that is seen")
+        return
+    slurm_site = SlurmSite.from_yaml(site)
+    if dry_run:
+        print(slurm_script(request, slurm_site, requeue_until_done), end="")
+        return
+    for line in submit_to_slurm(request, slurm_site, requeue_until_done):
+        print(line)
 
 
 @app.command()
 def confirm(
     run: RunArgument,
     top: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1000, help="Configurations beside the default.")
+        int, typer.Option(metavar="N", min=1, max=1000, help="So many of the best, and the default.")
     ] = 5,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=2, max=1000, help="Trainings of each, with fresh seeds.")

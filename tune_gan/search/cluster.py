@@ -5,29 +5,41 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tune_gan
-from tune_gan.errors import ConfigError
+from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.search.spec import SweepSpec
+
+_LONGEST_WAIT_S = 180
+_LONGEST_LOOK_S = 180
 
 
 @contextmanager
-def on_ray() -> Iterator[None]:
-    """Connect to the Ray that runs already or that RAY_ADDRESS names, or start one for the time.
+def on_ray(address: str | None = None, min_nodes: int = 1) -> Iterator[None]:
+    """Connect to the Ray that runs already or that is named, or start one for the time.
+
+    Args:
+        address: ``HOST:PORT``, or ``auto`` for a cluster's Ray on this machine; by default what
+            RAY_ADDRESS names.
+        min_nodes: Nodes to wait for.
 
     Raises:
         ConfigError: if it cannot be reached.
+        TuneGanError: if not so many nodes come.
     """
     # Ray writes of dying workers, in colours, on the standard output, which is for results; their
     # cause of death is in the ranking.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        started_ray = _start_ray()
+        started_ray = _start_ray(_address(address))
         try:
+            _wait_for_nodes(min_nodes)
             yield
         finally:
             if started_ray:
@@ -58,7 +70,52 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
     return min(limits)
 
 
-def _start_ray() -> bool:
+def require_visible(file: Path) -> None:
+    """See that every node of a cluster sees a file.
+
+    Raises:
+        ConfigError: if one does not, with their names.
+    """
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    look = ray.remote(num_cpus=0)(Path.exists)
+    looks = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(file)
+        for node in nodes
+    ]
+    try:
+        seen = ray.get(looks, timeout=_LONGEST_LOOK_S)
+    except ray.exceptions.RayError as error:
+        raise ConfigError(f"a node of the cluster cannot run anything ({_one_line(error)})") from None
+    blind = [name for name, sees in zip(nodes.values(), seen, strict=True) if not sees]
+    if blind:
+        raise ConfigError(
+            f"{file.parent} is not seen by {', '.join(blind)}; give --out a folder on a file system "
+            "that all nodes share"
+        )
+
+
+def _address(given: str | None) -> str:
+    return given or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _wait_for_nodes(wanted: int) -> None:
+    deadline = time.monotonic() + _LONGEST_WAIT_S
+    while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
+        if time.monotonic() > deadline:
+            raise TuneGanError(
+                f"only {there} of {wanted} nodes came to the cluster in {_LONGEST_WAIT_S} s; "
+                "look at the logs of the others"
+            )
+        time.sleep(1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _start_ray(address: str) -> bool:
     """Connect to Ray or start it; return whether it was not there before."""
     if ray.is_initialized():
         return False
@@ -68,8 +125,6 @@ def _start_ray() -> bool:
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Without this a path in a configuration would be relative to the folder of its trial.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    _require_answer(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         # Workers look for modules first where Ray was started: not in the user's folder, where another
@@ -83,18 +138,26 @@ def _start_ray() -> bool:
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"Ray cannot be reached at RAY_ADDRESS={address} ({reason})") from None
+        raise ConfigError(f"Ray cannot be reached at {address} ({reason})") from None
     # Ray takes the signal for itself and would end the process at once.
     if callable(on_terminate) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)
     return True
 
 
-def _require_answer(address: str) -> None:
-    """Fail at once where Ray would try an address that does not answer for minutes."""
+def require_answer(address: str | None) -> None:
+    """Fail at once where Ray would try an address that does not answer for minutes.
+
+    Args:
+        address: As for `on_ray`.
+
+    Raises:
+        ConfigError: if nothing answers.
+    """
+    address = _address(address)
     host, colon, port = address.rpartition("//")[2].rpartition(":")
     if colon and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError as error:
-            raise ConfigError(f"nothing answers at RAY_ADDRESS={address} ({error})") from None
+            raise ConfigError(f"no Ray answers at {address} ({error})") from None

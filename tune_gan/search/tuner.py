@@ -23,7 +23,7 @@ from tune_gan.metrics.score import NUM_GENERATED
 from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folder, read_sweep
-from tune_gan.search.cluster import num_workers, on_ray
+from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.progress import SweepProgress
@@ -73,17 +73,26 @@ def run_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None 
     return start_sweep(spec, out, console).folder
 
 
-def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | None = None) -> SweepEnd:
-    """Run a sweep to its end, on the Ray that runs already, or that RAY_ADDRESS names, or a new one.
+def start_sweep(
+    spec: SweepSpec,
+    out: Path | None = None,
+    console: Console | None = None,
+    address: str | None = None,
+    min_nodes: int = 1,
+) -> SweepEnd:
+    """Run a sweep to its end, on the Ray that runs already, or that is named, or a new one.
 
     Args:
         spec: What to search.
         out: The run folder, which must not exist yet; by default ``runs/NAME-DATE-TIME``.
         console: Where to show progress; by default the standard error.
+        address: Ray to run on, ``HOST:PORT`` or ``auto``; by default what RAY_ADDRESS names.
+        min_nodes: Nodes of a cluster to wait for.
 
     Raises:
-        ConfigError: if the resources exceed those of the machine or cluster, the constraints leave
-            nothing of the space, or a run to learn from does not compare.
+        ConfigError: if the resources exceed those of the machine or cluster, one of its nodes does not
+            see the run folder, the constraints leave nothing of the space, or a run to learn from does
+            not compare.
         DataError: if the data set cannot be loaded or is smaller than a batch.
         RunFolderError: if the folder exists already or cannot be written.
         StorageError: if a file cannot be written, for example on a full disk; `resume_sweep` goes on.
@@ -92,6 +101,7 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
     folder = (out or default_run_folder(spec)).absolute()
     spec = resolve(spec)
     require_tracker(spec)
+    require_answer(address)
     if spec.search.algorithm != "grid" and spec.confirmation is None:
         draw(spec, 1, [])
     warm_trials = load_warm_start(spec)
@@ -102,7 +112,8 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
             (folder / FEATURES_FILE).unlink(missing_ok=True)
             spec = _prepare(spec, folder, console)
             require_instrument(warm_trials, scorer_of(spec.gan).name())
-            with on_ray():
+            with on_ray(address, min_nodes):
+                require_visible(folder / LOCK_FILE)
                 workers = num_workers(spec, ray.cluster_resources())
                 save_warm_start(folder, warm_trials)
                 write_whole(folder / "sweep.yaml", spec.to_yaml())
@@ -120,7 +131,11 @@ def start_sweep(spec: SweepSpec, out: Path | None = None, console: Console | Non
 
 
 def resume_sweep(
-    folder: Path, changes: Mapping[str, Any] | None = None, console: Console | None = None
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    address: str | None = None,
+    min_nodes: int = 1,
 ) -> SweepEnd:
     """Go on with a sweep that was stopped, killed, or has ended and is to have more trials.
 
@@ -132,6 +147,8 @@ def resume_sweep(
         changes: New values of ``num_trials``, ``time_budget``, ``max_iterations_total`` or
             ``data_root``.
         console: Where to show progress; by default the standard error.
+        address: Ray to run on, as for `start_sweep`.
+        min_nodes: Nodes of a cluster to wait for.
 
     Raises:
         ConfigError: if a change is none that a resumed sweep can take.
@@ -142,6 +159,7 @@ def resume_sweep(
     console = console or Console(stderr=True)
     folder = folder.absolute()
     _require_run_folder(folder)
+    require_answer(address)
     with locked(folder):
         study = SweepStudy(folder)
         _require_own_spec(folder, study.spec)
@@ -150,7 +168,8 @@ def resume_sweep(
         if not _num_left(study):
             return SweepEnd(folder, 0, 0, "")
         _take_over(study, _prepare(study.spec, folder, console))
-        with on_ray():
+        with on_ray(address, min_nodes):
+            require_visible(folder / LOCK_FILE)
             workers = num_workers(study.spec, ray.cluster_resources())
             note_resumption(folder)
             return _sweep(study, workers, console)

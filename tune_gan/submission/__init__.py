@@ -1,0 +1,1 @@
+"""Send a sweep to a cluster: SLURM, a running Ray, Kubernetes."""
