@@ -15,8 +15,17 @@
 #SBATCH --open-mode=append
 #SBATCH --no-kill
 #SBATCH --requeue
-set -u
 umask 077
+
+fail() {
+  printf 'tune-gan: %s: %s\n' "$(hostname)" "$1" >&2
+  exit "${2:-1}"
+}
+
+module load python/3.11 || fail "the module python/3.11 cannot be loaded" 2
+module load cuda/12.8 || fail "the module cuda/12.8 cannot be loaded" 2
+# Not before: what modules run may read variables that are not set.
+set -u
 
 run=/shared/runs/digits
 # This script, the sweep and the log; as the run, a folder that every node sees.
@@ -24,23 +33,20 @@ work=/shared/runs/digits.slurm
 python=/shared/me/tune-gan/bin/python
 inside=()
 scratch=/tmp
-module load python/3.11
-module load cuda/12.8
-
-fail() {
-  printf 'tune-gan: %s: %s\n' "$(hostname)" "$1" >&2
-  exit "${2:-1}"
-}
 
 # Two jobs on one node share nothing: each has a folder, ports, CPUs, GPUs and a token of its own.
 own=$scratch/tune-gan-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 mkdir -m 700 "$own" || fail "$own cannot be made; give the site file a scratch folder of the node's own" 2
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$work/$SLURM_JOB_ID.token
 export RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=2
+# What the one who submits has set for another Ray.
+unset RAY_ADDRESS RAY_AUTH_TOKEN
+# A step gets the CPUs of its task only where it is told to.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # The address of this node on the network that leads to another one.
 address_towards() {
-  "$python" -c 'import socket, sys
+  "${inside[@]}" "$python" -c 'import socket, sys
 probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 probe.connect((sys.argv[1], 9))
 print(probe.getsockname()[0])' "$1"
@@ -83,7 +89,7 @@ trap end EXIT
 
 srun --overlap --ntasks-per-node=1 test -r "$work/job.sh" ||
   fail "not every node sees $work; give --out a folder on a file system that all nodes share" 2
-"$python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH" ||
+"${inside[@]}" "$python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH" ||
   fail "the token $RAY_AUTH_TOKEN_PATH cannot be written" 2
 
 # Not `ray symmetric-run`: that refuses to start where another job's Ray is on the node, and stops it.

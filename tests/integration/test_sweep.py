@@ -273,7 +273,7 @@ def test_failed_and_diverged_trials_are_named_and_ranked_last(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [("127.0.0.1:1", "nothing answers at RAY_ADDRESS"), ("nonsense", "Ray cannot be reached")],
+    [("127.0.0.1:1", "no Ray answers at"), ("nonsense", "Ray cannot be reached")],
 )
 def test_a_wrong_ray_address_is_one_line_and_leaves_nothing(
     address: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

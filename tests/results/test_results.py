@@ -300,7 +300,10 @@ def test_a_narrow_terminal_has_the_configurations_below(
     ranked = rank(load_results(run)).drop(columns="cause").assign(cause="")
     print_ranking(ranked)
     assert "configuration" not in capsys.readouterr().out
-    monkeypatch.setattr("tune_gan.results.show.table_console", lambda: Console(width=80))
+    monkeypatch.setattr(
+        "tune_gan.results.show.table_console",
+        lambda: Console(width=80, force_terminal=True, color_system=None),
+    )
     print_ranking(ranked)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert "    2  gen_lr 0.0001, disc_hidden 32,16" in lines

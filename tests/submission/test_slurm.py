@@ -61,7 +61,7 @@ def test_a_job_asks_for_what_the_site_file_says() -> None:
 def test_nothing_in_a_path_runs(text: str, tmp_path: Path) -> None:
     script = _render(Path(f"/shared/{text}"), python=f"/x/{text}", container=f"/images/{text}")
     # The lines that say where everything is, run by a real shell.
-    given = script.partition("set -u")[2].partition("fail()")[0]
+    given = script.partition("set -u")[2].partition("# Two jobs")[0]
     shown = 'printf "%s\\0" "$run" "$work" "$python" "${inside[@]}"'
     ran = subprocess.run(
         ["bash", "-c", f"set -u{given}\n{shown}"],
@@ -76,11 +76,18 @@ def test_nothing_in_a_path_runs(text: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_container_sees_the_run_the_data_and_the_scratch_folder() -> None:
+    site = SlurmSite.parse({**_SITE, "container": "/images/x.sif", "gpus_per_node": 1})
+    script = render_slurm(site, "digits", _RUN, "python3", False, data_root="/shared/data")
+    expected = "apptainer exec --nv --bind /shared/runs --bind /tmp --bind /shared/data /images/x.sif"
+    assert f"inside=({expected})\n" in script
+
+
 @pytest.mark.parametrize("requeue", [False, True])
 def test_a_script_is_one_that_bash_reads(requeue: bool, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text(_render(requeue=requeue, modules=["cuda/12.8"]))
-    assert "module load cuda/12.8\n" in script.read_text()
+    assert "module load cuda/12.8 || fail" in script.read_text()
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 

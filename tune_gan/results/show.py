@@ -212,7 +212,9 @@ def _print_to_fit(ranked: pd.DataFrame, top: int | None) -> None:
     console, fields = table_console(), searched_fields(ranked)
     table = ranking_table(ranked, top)
     unbounded = console.options.update_width(_ANY_WIDTH)
-    if Measurement.get(console, unbounded, table).maximum <= console.width:
+    is_wide = Measurement.get(console, unbounded, table).maximum > console.width
+    # A file has a trial a line.
+    if not (is_wide and console.is_terminal):
         console.print(table)
         return
     console.print(ranking_table(ranked.drop(columns=fields), top))

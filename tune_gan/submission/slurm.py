@@ -16,7 +16,14 @@ def work_folder(run: Path) -> Path:
     return run.with_name(f"{run.name}.slurm")
 
 
-def render_slurm(site: SlurmSite, name: str, run: Path, python: str, requeue: bool) -> str:
+def render_slurm(
+    site: SlurmSite,
+    name: str,
+    run: Path,
+    python: str,
+    requeue: bool,
+    data_root: str | None = None,
+) -> str:
     """Return the script of a job that runs a sweep, or what is left of one, on all nodes it gets.
 
     Args:
@@ -25,6 +32,7 @@ def render_slurm(site: SlurmSite, name: str, run: Path, python: str, requeue: bo
         run: The run folder, a whole path on a file system that every node shares.
         python: The Python of the nodes that has tune-gan.
         requeue: Whether the job goes on in a new one when its time is over.
+        data_root: Folder of the data, which a container is to see.
     """
     options = {
         "job-name": name,
@@ -47,8 +55,9 @@ def render_slurm(site: SlurmSite, name: str, run: Path, python: str, requeue: bo
     inside = []
     if site.container is not None:
         gpus = ["--nv"] if site.gpus_per_node else []
-        folders = f"{run.parent}:{run.parent}"
-        inside = ["apptainer", "exec", *gpus, "--bind", folders, "--bind", site.scratch, site.container]
+        folders = [str(run.parent), site.scratch, *([data_root] if data_root else [])]
+        binds = [part for folder in folders for part in ("--bind", folder)]
+        inside = ["apptainer", "exec", *gpus, *binds, site.container]
     environment = Environment(
         loader=PackageLoader("tune_gan.submission", "."),
         undefined=StrictUndefined,

@@ -110,7 +110,8 @@ def slurm_script(request: Request, site: SlurmSite, requeue: bool) -> str:
     """
     _require_room(request.spec, "node", site.cpus_per_node, site.gpus_per_node)
     python = site.python or sys.executable
-    return slurm.render_slurm(site, request.spec.name, request.run, python, requeue)
+    data_root = request.spec.gan.data_root
+    return slurm.render_slurm(site, request.spec.name, request.run, python, requeue, data_root)
 
 
 def submit_to_slurm(request: Request, site: SlurmSite, requeue: bool) -> list[str]:
