@@ -167,10 +167,10 @@ def test_a_wrong_file_is_refused_at_once_and_in_few_words(
     inputs: Path, tmp_path: Path, name: str
 ) -> None:
     path = _copy(inputs, tmp_path) / name
-    started = time.process_time()
+    started = time.thread_time()  # of this thread alone: Ray's, of earlier tests, go on beside it
     with pytest.raises(ConfigError) as caught:
         load_spec(str(path))
-    assert time.process_time() - started < 1
+    assert time.thread_time() - started < 1
     assert len(str(caught.value)) < 5000
     assert "\n" not in str(caught.value)
 

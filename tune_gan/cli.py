@@ -61,6 +61,14 @@ TimeBudgetOption = Annotated[
 IterationsOption = Annotated[
     str | None, typer.Option(metavar="N", help="End after so many iterations of all trials together.")
 ]
+NumTrialsOption = Annotated[str | None, typer.Option(metavar="N", help="Trials, the default included.")]
+DataRootOption = Annotated[
+    str | None, typer.Option(help="Folder with the MNIST or Fashion-MNIST files, or of images.")
+]
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field or a part of the sweep."),
+]
 AddressOption = Annotated[
     str | None,
     typer.Option(
@@ -237,18 +245,10 @@ def train(
 @app.command()
 def sweep(
     spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML file.", show_default=False)],
-    num_trials: Annotated[
-        str | None, typer.Option(metavar="N", help="Trials, the default included.")
-    ] = None,
+    num_trials: NumTrialsOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the draws.")] = None,
-    data_root: Annotated[
-        str | None,
-        typer.Option(help="Folder with the MNIST or Fashion-MNIST files, or of images."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field or a part of the sweep."),
-    ] = None,
+    data_root: DataRootOption = None,
+    changes: ChangesOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write, by default runs/NAME-DATE-TIME.")
     ] = None,
@@ -377,17 +377,9 @@ def submit(
         Path | None,
         typer.Option(help="Run folder to write, a whole path on a file system that all nodes share."),
     ] = None,
-    num_trials: Annotated[
-        str | None, typer.Option(metavar="N", help="Trials, the default included.")
-    ] = None,
-    data_root: Annotated[
-        str | None,
-        typer.Option(help="Folder with the MNIST or Fashion-MNIST files, or of images."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field or a part of the sweep."),
-    ] = None,
+    num_trials: NumTrialsOption = None,
+    data_root: DataRootOption = None,
+    changes: ChangesOption = None,
     requeue_until_done: Annotated[
         bool,
         typer.Option(

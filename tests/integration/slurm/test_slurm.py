@@ -216,6 +216,9 @@ def test_trials_of_a_lost_node_go_on_elsewhere(folder: Path) -> None:
         return (folder / "run" / "trials.jsonl").is_file()
 
     _wait(lambda: workers() == {"n1", "n2"}, 120)
+    last = load_reports(folder / "run").groupby("trial").tail(1)
+    # Else nothing would be lost with the node.
+    assert any(last["worker"].str.startswith("n2:") & (last["iteration"] < 400))
     saved = _reports(folder / "run")
     _lab("kill", "n2")
     try:
