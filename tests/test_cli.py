@@ -13,6 +13,7 @@ from tests.integration.commands import command, tune_gan
 from tests.results.test_results import TRIALS, write_run
 from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.presets import preset_names
+from tune_gan.search.spec import load_spec, resolve
 from tune_gan.settings import parse_yaml
 
 
@@ -231,8 +232,9 @@ def test_dry_run_prints_a_sweep_that_can_be_run_and_starts_nothing(tmp_path: Pat
         assert result.returncode == 0, result.stderr
         assert "# 7 trials of" in result.stdout
         (tmp_path / "spec.yaml").write_text(result.stdout)
-        again = tune_gan("sweep", "./spec.yaml", "--dry-run", cwd=tmp_path)
-        assert again.stdout == result.stdout
+        assert resolve(load_spec(str(tmp_path / "spec.yaml"))).to_yaml() in result.stdout
+    again = tune_gan("sweep", "./spec.yaml", "--dry-run", cwd=tmp_path)
+    assert again.stdout == result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 

@@ -9,9 +9,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,9 +24,12 @@ from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.errors import ConfigError, StorageError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
 
+if TYPE_CHECKING:
+    from tune_gan.submission.submit import Request
+
 _INTERRUPTED = 130
 _WATCH_PERIOD_S = 15
-_TARGETS = ("slurm", "kubernetes")
+_TARGETS = ("slurm", "ray", "kubernetes")
 
 app = typer.Typer(
     name="tune-gan",
@@ -369,9 +374,18 @@ def submit(
             show_default=False,
         ),
     ],
-    to: Annotated[str, typer.Option(metavar="WHERE", help="slurm or kubernetes.", show_default=False)],
+    to: Annotated[
+        str, typer.Option(metavar="WHERE", help="slurm, ray or kubernetes.", show_default=False)
+    ],
     site: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file that describes the cluster.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML file that says what a job asks of slurm or kubernetes."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where a ray cluster takes jobs: http://HOST:8265."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -391,35 +405,64 @@ def submit(
     ] = False,
 ) -> None:
     """Send a sweep, or a run to go on with, to a cluster."""
-    from tune_gan.submission.kubernetes import apply
-    from tune_gan.submission.site import KubernetesSite, SlurmSite
-    from tune_gan.submission.submit import (
-        kubernetes_manifest,
-        read_request,
-        slurm_script,
-        submit_to_slurm,
-    )
-
     if to not in _TARGETS:
         raise ConfigError(f"--to takes one of {', '.join(_TARGETS)}, not {to!r}")
-    request = read_request(source, _changes(changes, num_trials, data_root), out)
+    if requeue_until_done and to != "slurm":
+        raise ConfigError("--requeue-until-done goes with slurm; on kubernetes see retries")
+    from tune_gan.submission.submit import read_request
+
+    request = read_request(
+        source, _changes(changes, num_trials, data_root), out, is_elsewhere=to != "slurm"
+    )
+    if to == "ray":
+        if site is not None:
+            raise ConfigError("--site goes with slurm and kubernetes; a ray cluster has its --address")
+        _submit_to_ray(request, address, dry_run)
+        return
+    if address is not None:
+        raise ConfigError(f"--address goes with ray; what {to} is asked for is in the --site file")
     if site is None:
         raise ConfigError("--site is missing; a site file says what a job asks for, as in cluster/")
     if to == "kubernetes":
-        if requeue_until_done:
-            raise ConfigError("--requeue-until-done goes with slurm; on kubernetes see retries")
-        manifest = kubernetes_manifest(request, KubernetesSite.from_yaml(site))
-        if dry_run:
-            print(manifest, end="")
-            return
-        apply(manifest)
-        print(f"watch it with: kubectl get rayjob, or tune-gan status {request.run} where that is seen")
+        _submit_to_kubernetes(request, site, dry_run)
+    else:
+        _submit_to_slurm(request, site, requeue_until_done, dry_run)
+
+
+def _submit_to_ray(request: "Request", address: str | None, dry_run: bool) -> None:
+    from tune_gan.submission.submit import ray_job, submit_to_ray
+
+    if dry_run:
+        print(ray_job(request), end="")
         return
+    if address is None:
+        raise ConfigError("--address is missing; give where the cluster takes jobs, http://HOST:8265")
+    raise SystemExit(submit_to_ray(request, address, partial(print, end="", flush=True)))
+
+
+def _submit_to_kubernetes(request: "Request", site: Path, dry_run: bool) -> None:
+    from tune_gan.submission.kubernetes import apply
+    from tune_gan.submission.site import KubernetesSite
+    from tune_gan.submission.submit import kubernetes_manifest
+
+    job = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    manifest = kubernetes_manifest(request, KubernetesSite.from_yaml(site), job)
+    if dry_run:
+        print(manifest, end="")
+        return
+    apply(manifest)
+    print(f"watch it with: kubectl get rayjob, or tune-gan status {request.run} where that is seen")
+
+
+def _submit_to_slurm(request: "Request", site: Path, requeue: bool, dry_run: bool) -> None:
+    from tune_gan.submission.site import SlurmSite
+    from tune_gan.submission.submit import slurm_script, submit_to_slurm
+
     slurm_site = SlurmSite.from_yaml(site)
     if dry_run:
-        print(slurm_script(request, slurm_site, requeue_until_done), end="")
+        print(slurm_script(request, slurm_site, requeue), end="")
         return
-    for line in submit_to_slurm(request, slurm_site, requeue_until_done):
+    for line in submit_to_slurm(request, slurm_site, requeue):
         print(line)
 
 

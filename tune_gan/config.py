@@ -10,6 +10,7 @@ from tune_gan.errors import ConfigError
 from tune_gan.settings import Settings
 
 IMAGE_SIZE_OF_DATASET = {"circle": None, "digits": 8, "mnist": 28, "fashion_mnist": 28, "folder": 64}
+DATASETS_WITHOUT_FILES = ("circle", "digits")
 IMAGE_SIZE_OF_ARCHITECTURE = {"dcgan28": 28, "dcgan64": 64}
 
 Dataset = Literal["circle", "digits", "mnist", "fashion_mnist", "folder"]

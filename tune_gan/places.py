@@ -5,7 +5,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from tune_gan.config import GanConfig
+from tune_gan.config import DATASETS_WITHOUT_FILES, GanConfig
 
 FEATURES_FILE = "features.safetensors"
 
@@ -24,7 +24,7 @@ def data_root(configured: str | None) -> Path:
 def with_whole_paths(config: GanConfig) -> GanConfig:
     """Return a configuration that names its places as they are called from anywhere on this machine."""
     changes = {}
-    if config.dataset not in ("circle", "digits"):
+    if config.dataset not in DATASETS_WITHOUT_FILES:
         changes["data_root"] = str(data_root(config.data_root))
     if config.weights is not None:
         changes["weights"] = str(Path(config.weights).absolute())

@@ -26,11 +26,11 @@ def test_a_sweep_on_fashion_mnist(preset: str, fashion_root: str, tmp_path: Path
 def _sweep(preset: str, dataset: str, root: str, folder: Path) -> None:
     changes = [f"dataset={dataset}", "num_iterations=4", "report_every=2", "batch_size=32"]
     arguments = [part for change in changes for part in ("--set", change)]
-    trials = ["--num-trials", "4", "--data-root", root, "--out", "run"]
+    trials = ["--num-trials", "2", "--data-root", root, "--out", "run"]
     result = tune_gan("sweep", preset, *trials, *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     table = load_results(folder / "run")
-    assert list(table["trial"]) == [0, 1, 2, 3]
+    assert list(table["trial"]) == [0, 1]
     assert set(table["state"]) <= {"completed", "stopped"}
     assert (folder / "run" / "best_samples.png").is_file()
 

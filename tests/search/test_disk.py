@@ -33,7 +33,7 @@ def test_the_disk_of_a_sweep_is_told_in_one_line() -> None:
 
 
 def _largest(**space: Any) -> int:
-    return estimate_bytes(disk._largest(_spec(space=space)))
+    return estimate_bytes(disk.largest_networks(_spec(space=space)))
 
 
 def test_the_largest_networks_of_the_space_count() -> None:

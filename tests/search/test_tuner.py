@@ -5,6 +5,7 @@ import pytest
 
 from tests.search.test_spec import SPEC
 from tune_gan.errors import ConfigError, DataError, RunFolderError
+from tune_gan.search import cluster
 from tune_gan.search.cluster import num_workers
 from tune_gan.search.spec import SweepSpec, load_spec, resolve
 from tune_gan.search.tuner import run_sweep
@@ -22,6 +23,15 @@ from tune_gan.search.tuner import run_sweep
 )
 def test_workers(resources: dict[str, Any], available: dict[str, float], expected: int) -> None:
     assert num_workers(SweepSpec.parse({**SPEC, "resources": resources}), available) == expected
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(2, 2), (64, 8), (None, 1)])
+def test_a_cluster_that_grows_is_asked_for_what_the_sweep_wants(
+    wanted: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_is_ray_cluster", lambda: True)
+    spec = SweepSpec.parse({**SPEC, "resources": {"max_concurrent_trials": wanted}})
+    assert num_workers(spec, {"CPU": 1.0}) == expected
 
 
 @pytest.mark.parametrize("resources", [{"cpus": 4}, {"gpus": 1}])

@@ -21,18 +21,19 @@ from tune_gan.submission.submit import kubernetes_manifest, read_request
 _EXAMPLES = Path(__file__).parents[2] / "cluster" / "kubernetes"
 _CRD = os.environ.get("TUNE_GAN_RAYJOB_CRD")
 _RUN = Path("/shared/runs/circle")
+_JOB = "20261122-093000"
 
 
 def _documents(run: Path = _RUN, **site: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     values = yaml.safe_load((_EXAMPLES / "site.yaml").read_text()) | site
-    text = render_rayjob(KubernetesSite.parse(values), resolve(load_spec("circle")), run)
+    text = render_rayjob(KubernetesSite.parse(values), resolve(load_spec("circle")), run, _JOB)
     config_map, job = yaml.safe_load_all(text)
     return config_map, job
 
 
 def test_the_example_is_what_the_site_file_beside_it_gives() -> None:
     site = KubernetesSite.from_yaml(_EXAMPLES / "site.yaml")
-    rendered = render_rayjob(site, resolve(load_spec("circle")), _RUN)
+    rendered = render_rayjob(site, resolve(load_spec("circle")), _RUN, _JOB)
     assert (_EXAMPLES / "rayjob.yaml").read_text() == rendered
 
 
@@ -123,7 +124,31 @@ def test_an_attempt_after_a_failure_goes_on(tmp_path: Path) -> None:
 )
 def test_names_are_those_that_kubernetes_takes(name: str, expected: str) -> None:
     config_map, job = _documents(Path("/shared") / name)
-    assert (config_map["metadata"]["name"], job["metadata"]["name"]) == (expected, expected)
+    names = (config_map["metadata"]["name"], job["metadata"]["name"])
+    assert names == (f"{expected}-{_JOB}", f"{expected}-{_JOB}")
+
+
+def test_a_run_that_only_the_cluster_sees_is_gone_on_with() -> None:
+    request = read_request("/shared/runs/mine", {}, None, is_elsewhere=True)
+    site = KubernetesSite.from_yaml(_EXAMPLES / "site.yaml")
+    job = yaml.safe_load(kubernetes_manifest(request, site, _JOB))
+    assert job["kind"] == "RayJob"
+    assert job["spec"]["entrypoint"] == "tune-gan resume /shared/runs/mine --address auto --min-nodes 3"
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert [volume["name"] for volume in head["volumes"]] == ["runs"]
+    assert [mount["name"] for mount in head["containers"][0]["volumeMounts"]] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("root", "said"), [(None, "--data-root is missing; mnist has files"), ("data", "data is relative")]
+)
+def test_the_place_of_the_data_must_be_given(root: str | None, said: str) -> None:
+    changes = {} if root is None else {"gan.data_root": root}
+    with pytest.raises(ConfigError, match=said):
+        read_request("dcgan28", changes, _RUN, is_elsewhere=True)
+    spec = read_request("dcgan28", {"gan.data_root": "/shared/data"}, _RUN, is_elsewhere=True).spec
+    assert spec is not None
+    assert spec.gan.data_root == "/shared/data"
 
 
 def test_what_cannot_run_there_is_one_line() -> None:
@@ -132,4 +157,4 @@ def test_what_cannot_run_there_is_one_line() -> None:
     site = KubernetesSite.from_yaml(_EXAMPLES / "site.yaml")
     request = read_request("circle", {"resources.gpus": 2}, _RUN)
     with pytest.raises(ConfigError, match=r"takes 2, .* gives 1 a worker \(gpus_per_worker\)"):
-        kubernetes_manifest(request, site)
+        kubernetes_manifest(request, site, _JOB)

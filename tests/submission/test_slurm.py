@@ -176,6 +176,7 @@ def test_what_is_sent_is_for_nobody_else(
 def test_a_run_is_gone_on_with_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tune_gan.submission.submit._LOCAL", ())
     new = read_request("circle", {"search.num_trials": 3}, tmp_path / "run")
+    assert new.spec is not None
     assert (new.is_begun, new.spec.num_trials) == (False, 3)
     (tmp_path / "run").mkdir()
     with pytest.raises(RunFolderError, match="exists already"):

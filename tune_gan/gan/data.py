@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms.v2 import functional as image_ops
@@ -179,6 +178,9 @@ def _ring() -> Dataset:
 
 def _digits() -> Dataset:
     """The 1,797 handwritten 8x8 digits that scikit-learn ships; their 17 grey levels become 256."""
+    # Imported here, since it takes a second, which other data sets need not wait for.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = torch.from_numpy(digits.images).div(16).mul(255).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(digits.target).long()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from tune_gan.errors import ConfigError, IncomparableError
 from tune_gan.results.load import load_results
@@ -140,6 +139,9 @@ def _interquartile_mean(values: np.ndarray) -> tuple[float, float, float]:
     """Return the interquartile mean between both ends of its interval; a missing value is missing."""
     if np.isnan(values).any():
         return math.nan, math.nan, math.nan
+    # Imported here, since it takes a second.
+    from scipy import stats
+
     middle = float(stats.trim_mean(values, 0.25))
     if len(values) < _LEAST_REPEATS:
         return math.nan, middle, math.nan

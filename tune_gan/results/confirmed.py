@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from tune_gan.errors import IncomparableError, RunFolderError
 from tune_gan.results.floor import Floor, read_floor
@@ -124,6 +123,9 @@ def interval_of_mean(scores: Sequence[float]) -> tuple[float, float, float]:
 
     Without a score all are missing, with one the ends are.
     """
+    # Imported here, since it takes a second.
+    from scipy import stats
+
     mean = float(np.mean(scores)) if len(scores) else math.nan
     margin = math.nan
     if len(scores) > 1:
@@ -169,4 +171,7 @@ def p_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
         return math.nan
     if np.std(one) == np.std(other) == 0:
         return 1.0 if np.mean(one) == np.mean(other) else 0.0
+    # Imported here, since it takes a second.
+    from scipy import stats
+
     return float(stats.ttest_ind(one, other, equal_var=False).pvalue)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from tune_gan.errors import ConfigError
 from tune_gan.results.confirmed import load_confirmation
@@ -78,6 +77,9 @@ def seed_noise(run: Path) -> SeedNoise:
 
 
 def _gain(default: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    # Imported here, since it takes a second.
+    from scipy import stats
+
     low, high = stats.ttest_ind(default, own, equal_var=False).confidence_interval(0.95)
     return {
         "gain": math.exp(default.mean() - own.mean()),

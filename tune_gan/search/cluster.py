@@ -11,6 +11,7 @@ from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.tune.execution.cluster_info import _is_ray_cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tune_gan
@@ -56,6 +57,9 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
     Raises:
         ConfigError: if not even one trial fits.
     """
+    if may_grow(spec):
+        assert spec.resources.max_concurrent_trials is not None
+        return min(spec.num_trials, spec.resources.max_concurrent_trials)
     limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus)]
     if spec.resources.gpus:
         limits.append(int(available.get("GPU", 0) / spec.resources.gpus))
@@ -68,6 +72,15 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
             "lower them with --set resources.cpus=1 --set resources.gpus=0"
         )
     return min(limits)
+
+
+def may_grow(spec: SweepSpec) -> bool:
+    """Return whether nodes come for trials that wait.
+
+    They do where `ray up` began the cluster, on whose head this runs, and the sweep says how many
+    trials it wants at a time.
+    """
+    return spec.resources.max_concurrent_trials is not None and _is_ray_cluster()
 
 
 def require_visible(file: Path) -> None:

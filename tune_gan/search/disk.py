@@ -17,7 +17,7 @@ _BYTES_OF_A_PICTURE = 20_000
 
 def describe_disk(spec: SweepSpec) -> str:
     """Say how much disk a sweep takes at the most: checkpoints of its largest networks, and reports."""
-    checkpoint = estimate_bytes(_largest(spec))
+    checkpoint = estimate_bytes(largest_networks(spec))
     workers = max(1, (os.cpu_count() or 1) // spec.resources.cpus)
     running = min(spec.resources.max_concurrent_trials or workers, spec.num_trials)
     kept = min(spec.keep_checkpoints, spec.num_trials)
@@ -34,7 +34,7 @@ def describe_disk(spec: SweepSpec) -> str:
     )
 
 
-def _largest(spec: SweepSpec) -> GanConfig:
+def largest_networks(spec: SweepSpec) -> GanConfig:
     """Return the configuration with the largest checkpoint, looking at one field after the other."""
     values: dict[str, Any] = spec.gan.model_dump()
     for field, distribution in spec.space.items():
@@ -44,7 +44,8 @@ def _largest(spec: SweepSpec) -> GanConfig:
                 sizes[value] = estimate_bytes(GanConfig.parse({**values, field: value}))
             except ConfigError:
                 continue
-        if sizes:
+        # Most fields, such as learning rates, have no size.
+        if len(set(sizes.values()) | {estimate_bytes(GanConfig.parse(values))}) > 1:
             values[field] = max(sizes, key=lambda value: sizes[value])
     return GanConfig.parse(values)
 

@@ -26,6 +26,7 @@ from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folde
 from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lock import LOCK_FILE, locked
+from tune_gan.search.memory import Room, room_for
 from tune_gan.search.progress import SweepProgress
 from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import make_scheduler
@@ -114,12 +115,12 @@ def start_sweep(
             require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray(address, min_nodes):
                 require_visible(folder / LOCK_FILE)
-                workers = num_workers(spec, ray.cluster_resources())
+                room = room_for(spec, num_workers(spec, ray.cluster_resources()))
                 save_warm_start(folder, warm_trials)
                 write_whole(folder / "sweep.yaml", spec.to_yaml())
                 write_environment(folder)
                 study = SweepStudy(folder, spec)
-                return _sweep(study, workers, console)
+                return _sweep(study, room, console)
         except BaseException:
             # Leave nothing behind where nothing was begun.
             if not (folder / "sweep.yaml").exists():
@@ -170,9 +171,9 @@ def resume_sweep(
         _take_over(study, _prepare(study.spec, folder, console))
         with on_ray(address, min_nodes):
             require_visible(folder / LOCK_FILE)
-            workers = num_workers(study.spec, ray.cluster_resources())
+            room = room_for(study.spec, num_workers(study.spec, ray.cluster_resources()))
             note_resumption(folder)
-            return _sweep(study, workers, console)
+            return _sweep(study, room, console)
 
 
 def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
@@ -267,12 +268,14 @@ def default_run_folder(spec: SweepSpec) -> Path:
     return Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
-def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
+def _sweep(study: SweepStudy, room: Room, console: Console) -> SweepEnd:
     spec, folder = study.spec, study.folder
     left = _num_left(study)
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
-    text = f"sweep {spec.name}: {of} trials, {workers} at a time, in {folder}"
+    text = f"sweep {spec.name}: {of} trials, {room.workers} at a time, in {folder}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if room.note:
+        console.print(room.note, markup=False, highlight=False, soft_wrap=True)
     quoted = shlex.quote(str(folder))
     if spec.confirmation is None:
         watch = f"watch it with: tune-gan status {quoted}, or tune-gan report {quoted} --watch"
@@ -285,10 +288,11 @@ def _sweep(study: SweepStudy, workers: int, console: Console) -> SweepEnd:
     if not (folder / REAL_FILE).exists():
         _draw_real(folder / REAL_FILE, spec)
     told = trackers(spec, folder)
-    search = StudySearch(study, workers, read_warm_start(folder, spec))
+    search = StudySearch(study, room.workers, read_warm_start(folder, spec))
     budget = Budget(study, search)
     try:
-        _fit(study, search, budget, [_progress(study, console, workers, budget), *told])
+        watching = [_progress(study, console, room.workers, budget), *told]
+        _fit(study, search, budget, room, watching)
     except Exception as error:
         # What Tune makes of it does not say what happened.
         if known := study.broken or search.problem:
@@ -314,7 +318,13 @@ def _progress(study: SweepStudy, console: Console, workers: int, budget: Budget)
     return SweepProgress(study, console, scores, workers, budget.seconds_left)
 
 
-def _fit(study: SweepStudy, search: StudySearch, budget: Budget, watching: list[tune.Callback]) -> None:
+def _fit(
+    study: SweepStudy,
+    search: StudySearch,
+    budget: Budget,
+    room: Room,
+    watching: list[tune.Callback],
+) -> None:
     spec, folder = study.spec, study.folder
     # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -326,8 +336,10 @@ def _fit(study: SweepStudy, search: StudySearch, budget: Budget, watching: list[
     trainable = tune.with_parameters(
         train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
     )
+    # As Ray has it, which then places no more trials on a node than it has memory for.
+    resources = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}),
+        tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",

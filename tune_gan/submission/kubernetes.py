@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _LONGEST_NAME = 40
 _VOLUME, _SPEC_VOLUME = "runs", "sweep"
 
 
-def render_rayjob(site: KubernetesSite, spec: SweepSpec, run: Path) -> str:
+def render_rayjob(site: KubernetesSite, spec: SweepSpec | None, run: Path, job: str) -> str:
     """Return one YAML text of a config map with the sweep, and of a `RayJob` that runs it.
 
     Ray's token authentication is on, with a token that KubeRay makes. A job that failed or was
@@ -27,31 +28,36 @@ def render_rayjob(site: KubernetesSite, spec: SweepSpec, run: Path) -> str:
 
     Args:
         site: What the job asks for.
-        spec: The sweep.
+        spec: The sweep; None to go on with a run.
         run: The run folder, below the path where the shared volume is mounted.
+        job: What tells this job from earlier ones of the run: small letters, digits and dashes.
 
     Raises:
         ConfigError: if the run lies elsewhere, or a trial takes more than a worker has.
     """
     if not run.is_relative_to(site.mount) or run == Path(site.mount):
         raise ConfigError(f"--out {run} is not on the shared volume; give a folder in {site.mount}")
-    name = _name_of(run)
+    name = f"{_name_of(run)}-{job}"
     labels = {"app.kubernetes.io/name": "tune-gan", "app.kubernetes.io/instance": name}
     metadata: dict[str, Any] = {"name": name, "labels": labels}
     if site.namespace is not None:
         metadata["namespace"] = site.namespace
-    config_map = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata,
-        "data": {"sweep.yaml": spec.to_yaml()},
-    }
-    job = {
+    manifests: list[dict[str, Any]] = []
+    if spec is not None:
+        config_map = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": {"sweep.yaml": spec.to_yaml()},
+        }
+        manifests.append(config_map)
+    template = partial(_pod, site, None if spec is None else name)
+    ray_job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": metadata,
         "spec": {
-            "entrypoint": _entrypoint(run, site.workers),
+            "entrypoint": _entrypoint(run, site.workers, may_begin=spec is not None),
             "submissionMode": "K8sJobMode",
             "shutdownAfterJobFinishes": True,
             "backoffLimit": site.retries,
@@ -60,7 +66,7 @@ def render_rayjob(site: KubernetesSite, spec: SweepSpec, run: Path) -> str:
                 # The head searches and writes the run; trials run on the workers.
                 "headGroupSpec": {
                     "rayStartParams": {"num-cpus": "0"},
-                    "template": _pod(site, name, cpus=2, gpus=0),
+                    "template": template(cpus=2, gpus=0),
                 },
                 "workerGroupSpecs": [
                     {
@@ -69,13 +75,13 @@ def render_rayjob(site: KubernetesSite, spec: SweepSpec, run: Path) -> str:
                         "minReplicas": site.workers,
                         "maxReplicas": site.workers,
                         "rayStartParams": {},
-                        "template": _pod(site, name, site.cpus_per_worker, site.gpus_per_worker),
+                        "template": template(site.cpus_per_worker, site.gpus_per_worker),
                     }
                 ],
             },
         },
     }
-    return yaml.safe_dump_all([config_map, job], sort_keys=False, width=1000)
+    return yaml.safe_dump_all([*manifests, ray_job], sort_keys=False, width=1000)
 
 
 def _name_of(run: Path) -> str:
@@ -84,33 +90,35 @@ def _name_of(run: Path) -> str:
     return text if text[:1].isalpha() else f"sweep-{text}".strip("-")
 
 
-def _entrypoint(run: Path, workers: int) -> str:
+def _entrypoint(run: Path, workers: int, may_begin: bool) -> str:
     """Return what a shell on the head runs: the sweep, or in a further attempt what is left of it."""
     nodes = ["--address", "auto", "--min-nodes", str(workers + 1)]
     begin = ["tune-gan", "sweep", f"{_SPEC_FOLDER}/sweep.yaml", "--out", str(run), *nodes]
     go_on = ["tune-gan", "resume", str(run), *nodes]
+    if not may_begin:
+        return shlex.join(go_on)
     is_begun = shlex.join(["test", "-e", str(run / "sweep.yaml")])
     script = f"if {is_begun}; then exec {shlex.join(go_on)}; else exec {shlex.join(begin)}; fi"
     return shlex.join(["sh", "-c", script])
 
 
-def _pod(site: KubernetesSite, name: str, cpus: int, gpus: int) -> dict[str, Any]:
+def _pod(site: KubernetesSite, config_map: str | None, cpus: int, gpus: int) -> dict[str, Any]:
     amounts = {"cpu": str(cpus), "memory": site.memory}
     amounts |= {"nvidia.com/gpu": str(gpus)} if gpus else {}
-    container = {
+    container: dict[str, Any] = {
         "name": "ray",
         "image": site.image,
         "env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
         "resources": {"requests": dict(amounts), "limits": amounts},
-        "volumeMounts": [
-            {"name": _VOLUME, "mountPath": site.mount},
-            {"name": _SPEC_VOLUME, "mountPath": _SPEC_FOLDER, "readOnly": True},
-        ],
     }
+    mounts: list[dict[str, Any]] = [{"name": _VOLUME, "mountPath": site.mount}]
     volumes: list[dict[str, Any]] = [
-        {"name": _VOLUME, "persistentVolumeClaim": {"claimName": site.volume_claim}},
-        {"name": _SPEC_VOLUME, "configMap": {"name": name}},
+        {"name": _VOLUME, "persistentVolumeClaim": {"claimName": site.volume_claim}}
     ]
+    if config_map is not None:
+        mounts.append({"name": _SPEC_VOLUME, "mountPath": _SPEC_FOLDER, "readOnly": True})
+        volumes.append({"name": _SPEC_VOLUME, "configMap": {"name": config_map}})
+    container["volumeMounts"] = mounts
     return {"spec": {"containers": [container], "volumes": volumes}}
 
 

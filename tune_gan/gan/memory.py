@@ -1,0 +1,95 @@
+"""How much memory a training takes, measured by training one iteration."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tune_gan.config import GanConfig
+from tune_gan.gan.models import choose_device
+from tune_gan.gan.training import iterate
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The most memory that was taken at a time, in bytes.
+
+    Attributes:
+        host: Of the process, without what it shares with others: libraries and mapped files.
+        device: On the GPU, where it trained there, without CUDA's own.
+        device_total: What that GPU has.
+    """
+
+    host: int
+    device: int = 0
+    device_total: int = 0
+
+
+def measure_memory(config: GanConfig, most: int | None = None) -> Footprint:
+    """Train one iteration of a configuration here and score it, and return what that took.
+
+    Where the system keeps no peak that can be reset (other than Linux), the host's is that of the
+    process since it began.
+
+    Args:
+        config: What to train.
+        most: How many bytes more than now the process may take, where the system can be told so:
+            beyond them torch fails, where the system might kill the process.
+
+    Raises:
+        ConfigError: if the device is not there.
+        DataError: if the data set cannot be loaded.
+        MemoryError: if the memory is not there.
+        RuntimeError: as torch says it, the same.
+    """
+    device = choose_device(config.device)
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: see proc(5)
+    with torch.random.fork_rng(devices=[device] if is_cuda else []), _at_most(most):
+        for _ in iterate(config.model_copy(update={"num_iterations": 1, "report_every": 1})):
+            pass
+    host = _peak()
+    if not is_cuda:
+        return Footprint(host)
+    taken = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    return Footprint(host, taken, torch.cuda.get_device_properties(device).total_memory)
+
+
+@contextmanager
+def _at_most(more: int | None) -> Iterator[None]:
+    if more is None or not _STATUS.is_file():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _sizes()["VmData"] + more
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _sizes() -> dict[str, int]:
+    """Return what Linux says of this process, in bytes."""
+    lines = (line.split() for line in _STATUS.read_text().splitlines())
+    return {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines if words[-1] == "kB"}
+
+
+def _peak() -> int:
+    if _STATUS.is_file():
+        sizes = _sizes()
+        return sizes["VmHWM"] - sizes["RssFile"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
