@@ -195,6 +195,7 @@ def test_without_its_token_a_cluster_takes_nothing(cluster: _Cluster, shared: Pa
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
         f"tune-gan: the cluster at {cluster.address} takes no job without its token; set "
-        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with it\n"
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with it where that is not "
+        "~/.ray/auth_token\n"
     )
     assert not (shared / "r").exists()

@@ -71,7 +71,7 @@ def room_for(spec: SweepSpec, workers: int) -> Room:
     if fitting >= workers:
         return Room(workers)
     note = (
-        f"memory for {fitting} trials at a time: {_describe(config, spec)} took "
+        f"memory for {fitting} trial{'s' * (fitting > 1)} at a time: {_describe(config, spec)} took "
         f"{_gb(footprint.host)} when it was tried for one iteration"
     )
     return Room(fitting, footprint.host, note)

@@ -122,8 +122,8 @@ def _in_one_line(address: str) -> Iterator[None]:
         yield
     except AuthenticationError:
         raise ConfigError(
-            f"the cluster at {address} takes no job without its token; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH to the file with it"
+            f"the cluster at {address} takes no job without its token; set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN_PATH to the file with it where that is not ~/.ray/auth_token"
         ) from None
     except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
         raise ConfigError(f"no Ray cluster answers at {address} ({_short(error)})") from None
