@@ -71,8 +71,8 @@ def test_no_more_trials_at_a_time_than_the_nodes_have_memory_for(
     if room.note:
         assert room.note == (
             f"memory for {room.workers} trial{'s' * (room.workers > 1)} at a time: the largest "
-            f"configuration (gen_hidden [512, 512], gp_weight 10.0, batch_size 512) took {taken} GB when it was tried for one "
-            "iteration"
+            f"configuration (gen_hidden [512, 512], gp_weight 10.0, batch_size 512) took "
+            f"{taken} GB when it was tried for one iteration"
         )
     assert bool(room.note) == (room.workers < 5)
 
