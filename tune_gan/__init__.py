@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tune_gan.search.spec import SweepSpec
     from tune_gan.search.tuner import run_sweep
 
+__version__ = "0.2.0"
+
 __all__ = ["GanConfig", "SweepSpec", "load_preset", "load_results", "run_sweep", "train"]
 
 _HOME_OF_NAME = {

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from tune_gan import places
+from tune_gan import __version__, places
 from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.errors import ConfigError, StorageError, TuneGanError
 from tune_gan.settings import parse_yaml, read_yaml
@@ -90,7 +89,7 @@ StrictOption = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"tune-gan {version('tune-gan')}")
+        print(f"tune-gan {__version__}")
         raise typer.Exit
 
 

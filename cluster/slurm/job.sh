@@ -52,13 +52,14 @@ probe.connect((sys.argv[1], 9))
 print(probe.getsockname()[0])' "$1"
 }
 
-# Ports are chosen by the system. Only CPUs, GPUs and memory of the allocation count, not those of the
-# node; of the memory, which SLURM gives in MiB, three quarters: the rest is for Ray itself.
+# Ports are chosen by the system. Only CPUs and GPUs of the allocation count, not those of the node; so
+# does its memory, where SLURM says it (in MiB), three quarters of it: the rest is for Ray itself.
+mib=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))}
 start_ray() {
+  [ "$mib" = 0 ] || set -- "$@" --memory="$((mib * 800000))"
   "${inside[@]}" "$python" -m ray.scripts.scripts start --block --temp-dir="$own/ray" \
     --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
-    --object-store-memory=500000000 ${SLURM_MEM_PER_NODE:+--memory="$((SLURM_MEM_PER_NODE * 800000))"} \
-    --min-worker-port=0 --max-worker-port=0 \
+    --object-store-memory=500000000 --min-worker-port=0 --max-worker-port=0 \
     --dashboard-agent-listen-port=0 "$@" >"$own/ray.log" 2>&1 &
   ray=$!
 }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,7 +22,7 @@ from tune_gan.results.load import load_results
 from tune_gan.results.reports import load_reports
 from tune_gan.submission.submit import require_shared
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 _CANARY = "canary-4471"
 _RING = ["circle", "--num-trials", "2", "--set", "report_every=50", "--set", "scheduler.name=none"]
@@ -136,11 +137,17 @@ def test_a_sweep_is_sent_followed_and_its_exit_code_is_the_jobs(
     assert "2 trials, 2 at a time" in out
     assert "[2/2] trial" in out
     assert list(load_results(shared / "run")["state"]) == ["completed"] * 2
+    own = {cluster.folder / ".env", cluster.folder / "token"}
     places = [*shared.rglob("*"), *cluster.folder.rglob("*")]
-    files = [path for path in places if path.is_file() and path.name != ".env"]
-    assert len(files) > 50
-    for secret in (_CANARY, (cluster.folder / "token").read_text()):
-        assert [f for f in files if secret.encode() in f.read_bytes() and f.name != "token"] == []
+    files = [path for path in places if path.is_file() and path not in own]
+    # What the job had with it is unpacked among them.
+    assert any(file.name == "ray_jobs.py" for file in files)
+    hidden = [_CANARY.encode(), (cluster.folder / "token").read_bytes()]
+    for file in files:
+        # Ray goes on, and turns over its own.
+        with suppress(FileNotFoundError):
+            content = file.read_bytes()
+            assert not any(secret in content for secret in hidden), file
 
 
 def test_a_job_that_fails_fails_here(cluster: _Cluster) -> None:
@@ -154,7 +161,7 @@ def test_a_job_that_is_left_goes_on_and_one_that_is_stopped_is_gone_on_with(
     cluster: _Cluster, shared: Path
 ) -> None:
     run = shared / "run"
-    job = cluster.submit(*_RING, "--set", "num_iterations=1000", "--out", run)
+    job = cluster.submit(*_RING, "--set", "num_iterations=3000", "--out", run)
     assert job.stdout is not None
     lines: list[str] = []
     for line in job.stdout:
@@ -173,14 +180,14 @@ def test_a_job_that_is_left_goes_on_and_one_that_is_stopped_is_gone_on_with(
     stopped = cluster.ray("job", "stop", name, "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     before = load_reports(run)
-    assert 3 < len(before) < 40
+    assert 3 < len(before) < 120
     again = cluster.submit(run)
     out, err = again.communicate(timeout=240)
     assert (again.returncode, err) == (0, ""), out
     after = load_reports(run)
     assert list(load_results(run)["state"]) == ["completed"] * 2
     assert not after.duplicated(["trial", "iteration"]).any()
-    assert len(after) == 40
+    assert len(after) == 120
     key = ["trial", "iteration"]
     both = before.merge(after, on=key, suffixes=("", "_after"))
     assert len(both) == len(before)
@@ -194,7 +201,7 @@ def test_without_its_token_a_cluster_takes_nothing(cluster: _Cluster, shared: Pa
     )
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
-        f"tune-gan: the cluster at {cluster.address} takes no job without its token; set "
+        f"tune-gan: the cluster at {cluster.address} takes no job without its own token; set "
         "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with it where that is not "
         "~/.ray/auth_token\n"
     )

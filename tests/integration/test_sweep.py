@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from tests.integration.commands import command, tune_gan
-from tune_gan import load_results, run_sweep
+from tune_gan import __version__, load_results, run_sweep
 from tune_gan.results.ranking import rank
 from tune_gan.results.show import ranking_records
 from tune_gan.search.spec import SweepSpec
@@ -93,6 +94,7 @@ def test_a_sweep_from_one_command_to_the_trained_winner(
     assert SweepSpec.from_yaml(run / "sweep.yaml").gan.num_iterations == 200
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["ray"] == ray.__version__
+    assert environment["packages"]["tune-gan"] == __version__ == version("tune-gan")
     with Image.open(run / "best_samples.png") as picture:
         assert min(picture.size) >= 600
     for folder in run.glob("trial_*"):

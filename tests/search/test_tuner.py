@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,31 @@ def test_workers(resources: dict[str, Any], available: dict[str, float], expecte
 
 @pytest.mark.parametrize(("wanted", "expected"), [(2, 2), (64, 8), (None, 1)])
 def test_a_cluster_that_grows_is_asked_for_what_the_sweep_wants(
-    wanted: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    wanted: int | None, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cluster, "_is_ray_cluster", lambda: True)
+    _kinds(tmp_path, monkeypatch, head={"CPU": 0}, worker={"CPU": 8, "GPU": 1})
     spec = SweepSpec.parse({**SPEC, "resources": {"max_concurrent_trials": wanted}})
     assert num_workers(spec, {"CPU": 1.0}) == expected
+
+
+def test_what_a_growing_cluster_has_no_node_for_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cluster, "_is_ray_cluster", lambda: True)
+    _kinds(tmp_path, monkeypatch, head={"CPU": 0}, worker={"CPU": 8, "GPU": 1})
+    resources = {"gpus": 4, "max_concurrent_trials": 2}
+    with pytest.raises(ConfigError, match=r"no node of the cluster has both \(head: 0 and 0; worker: "):
+        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), {})
+    with pytest.raises(ConfigError, match=r"resources\.max_concurrent_trials=N"):
+        num_workers(SweepSpec.parse(SPEC), {})
+
+
+def _kinds(home: Path, monkeypatch: pytest.MonkeyPatch, **kinds: dict[str, int]) -> None:
+    """Put down what `ray up` leaves on the head."""
+    nodes = {name: {"resources": resources} for name, resources in kinds.items()}
+    (home / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": nodes}))
+    monkeypatch.setenv("HOME", str(home))
 
 
 @pytest.mark.parametrize("resources", [{"cpus": 4}, {"gpus": 1}])

@@ -120,12 +120,23 @@ def test_an_attempt_after_a_failure_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("Digits_1.2", "digits-1-2"), ("1", "sweep-1"), ("x" * 60, "x" * 40), ("ü", "sweep")],
+    [("Digits_1.2", "digits-1-2"), ("1", "sweep-1"), ("x" * 60, "x" * 31), ("ü", "sweep")],
 )
 def test_names_are_those_that_kubernetes_takes(name: str, expected: str) -> None:
     config_map, job = _documents(Path("/shared") / name)
     names = (config_map["metadata"]["name"], job["metadata"]["name"])
     assert names == (f"{expected}-{_JOB}", f"{expected}-{_JOB}")
+    # KubeRay's own bound.
+    assert len(names[1]) <= 47
+
+
+def test_no_secret_of_who_submits_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "canary-5713")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("SECRET=canary-5713")
+    request = read_request("circle", {}, _RUN, is_elsewhere=True)
+    site = KubernetesSite.from_yaml(_EXAMPLES / "site.yaml")
+    assert "canary-5713" not in kubernetes_manifest(request, site, _JOB)
 
 
 def test_a_run_that_only_the_cluster_sees_is_gone_on_with() -> None:

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import tune_gan
 from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.search.spec import SweepSpec
+from tune_gan.settings import read_yaml
 
 _LONGEST_WAIT_S = 180
 _LONGEST_LOOK_S = 180
@@ -59,6 +60,7 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
     """
     if may_grow(spec):
         assert spec.resources.max_concurrent_trials is not None
+        _require_kind_of_node(spec)
         return min(spec.num_trials, spec.resources.max_concurrent_trials)
     limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus)]
     if spec.resources.gpus:
@@ -70,8 +72,30 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
             f"resources: a trial takes cpus {spec.resources.cpus} and gpus {spec.resources.gpus:g}, "
             f"but there are {available.get('CPU', 0):g} and {available.get('GPU', 0):g}; "
             "lower them with --set resources.cpus=1 --set resources.gpus=0"
+            + (
+                ", or say for how many the cluster is to grow, with --set "
+                "resources.max_concurrent_trials=N"
+            )
+            * _is_ray_cluster()
         )
     return min(limits)
+
+
+def _require_kind_of_node(spec: SweepSpec) -> None:
+    """See that a trial fits on a kind of node that comes, or else it would wait for ever."""
+    bootstrap = read_yaml(Path("~/ray_bootstrap_config.yaml").expanduser())
+    kinds = {name: kind["resources"] for name, kind in bootstrap["available_node_types"].items()}
+    taken = spec.resources
+    if not any(
+        kind.get("CPU", 0) >= taken.cpus and kind.get("GPU", 0) >= taken.gpus for kind in kinds.values()
+    ):
+        listed = "; ".join(
+            f"{name}: {kind.get('CPU', 0)} and {kind.get('GPU', 0)}" for name, kind in kinds.items()
+        )
+        raise ConfigError(
+            f"resources: a trial takes cpus {taken.cpus} and gpus {taken.gpus:g}, but no node of the "
+            f"cluster has both ({listed}); lower them"
+        )
 
 
 def may_grow(spec: SweepSpec) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 
 import ray
 
+from tune_gan import __version__
 from tune_gan.files import write_whole
 
-_RECORDED_PACKAGES = ("tune-gan", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
+_RECORDED_PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "pandas")
 
 
 def write_environment(folder: Path) -> None:
@@ -42,7 +43,8 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")},
-        "packages": {name: version(name) for name in _RECORDED_PACKAGES},
+        # Of itself not what is installed: a job may have brought another.
+        "packages": {"tune-gan": __version__, **{name: version(name) for name in _RECORDED_PACKAGES}},
         "git_revision": _git_revision(),
     }
 

@@ -1,12 +1,16 @@
 """Whether the largest configuration of a space fits into memory, tried before the first trial."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, InputError
+from tune_gan.gan.checkpoint import estimate_bytes
 from tune_gan.gan.memory import Footprint, measure_memory
 from tune_gan.search.cluster import may_grow
 from tune_gan.search.disk import largest_networks
@@ -16,6 +20,10 @@ from tune_gan.search.spec import SweepSpec
 _COSTLY = ("batch_size", "gp_weight", "r1_weight", "ema_decay")
 _WORDS_OF_SHORTAGE = ("not enough memory", "out of memory", "allocate memory", "low on memory")
 _REMEDY = "make the space smaller, or give the nodes more memory"
+# What a head takes for it that is to train nothing.
+_LITTLE_BYTES = 10**9
+# Another's work may take all of a cluster.
+_LONGEST_TRY_S = 300
 
 
 @dataclass(frozen=True)
@@ -34,76 +42,135 @@ class Room:
 
 
 def room_for(spec: SweepSpec, workers: int) -> Room:
-    """Train one iteration of the largest configuration, and return how many trials there is room for.
+    """Train one iteration of the largest configuration, and see how many trials there is memory for.
 
-    On CPUs it is trained here, on a GPU where Ray has one.
+    On CPUs it is trained in this process first, which takes more than a trial's. Only where that is too
+    much, and on GPUs, a process of Ray's trains it on the node with the most memory.
+
+    Nothing is tried where a cluster grows, whose nodes are still to come, where Ray knows of no memory,
+    or where it has no place for it within five minutes.
 
     Args:
         spec: The sweep.
         workers: Trials at a time that the CPUs and GPUs allow.
 
+    Returns:
+        How many trials there is room for.
+
     Raises:
         ConfigError: if not even one fits, with what was measured.
     """
-    if spec.confirmation is not None or may_grow(spec):
+    nodes = [node for node in ray.nodes() if node["Alive"] and _places(node["Resources"], spec)]
+    if may_grow(spec) or not any(_memory(node) for node in nodes):
         return Room(workers)
     config = largest(spec)
-    nodes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
-    try:
-        footprint = _measure(config, spec, max(nodes))
-    except InputError:
-        # The trial that it belongs to will say what it is.
+    places = [_places(node["Resources"], spec) for node in nodes]
+    if _fits_easily(config, spec, nodes, places):
         return Room(workers)
-    except (MemoryError, RuntimeError, RayError) as error:
-        if not _is_shortage(error):
-            return Room(workers)
-        raise ConfigError(
-            f"resources: {_describe(config, spec)} took more memory than the {_gb(max(nodes))} that a "
-            f"node gives when it was tried for one iteration; {_REMEDY}"
-        ) from None
+    node = max(nodes, key=_memory)
+    footprint = _try(config, spec, node)
+    if footprint is None:
+        return Room(workers)
     _require_device(config, spec, footprint)
-    fitting = sum(int(memory // footprint.host) for memory in nodes)
-    if not fitting:
+    fitting = [_memory(node) // footprint.host for node in nodes]
+    if not sum(fitting):
         raise ConfigError(
             f"resources: {_describe(config, spec)} took {_gb(footprint.host)} of memory when it was "
-            f"tried for one iteration, but no node gives more than {_gb(max(nodes))}; {_REMEDY}"
+            f"tried for one iteration, but no node gives more than {_gb(_memory(node))}; {_REMEDY}"
         )
-    if fitting >= workers:
+    if all(fits >= most for fits, most in zip(fitting, places, strict=True)):
         return Room(workers)
+    room = min(workers, sum(map(min, fitting, places)))
     note = (
-        f"memory for {fitting} trial{'s' * (fitting > 1)} at a time: {_describe(config, spec)} took "
+        f"memory for {room} trial{'s' * (room > 1)} at a time: {_describe(config, spec)} took "
         f"{_gb(footprint.host)} when it was tried for one iteration"
     )
-    return Room(fitting, footprint.host, note)
+    return Room(room, footprint.host, note if room < workers else "")
 
 
 def largest(spec: SweepSpec) -> GanConfig:
-    """Return the configuration of a space that takes the most memory, one field after the other."""
-    config = largest_networks(spec)
+    """Return the configuration that takes the most memory, looking at one field after the other."""
+    if spec.confirmation is not None:
+        base = spec.gan.model_dump()
+        candidates = [GanConfig.parse({**base, **own}) for own in spec.confirmation.candidates.values()]
+        return max(candidates, key=lambda config: estimate_bytes(config) * config.batch_size)
+    values = largest_networks(spec).model_dump()
     for field in _COSTLY:
-        if field in spec.space:
-            most = max(float(value or 0) for value in spec.space[field].extremes())
-            value = int(most) if field == "batch_size" else most
-            try:
-                config = GanConfig.parse({**config.model_dump(), field: value})
-            except ConfigError:
-                # Not together with the others.
-                continue
-    return config
+        distribution = spec.space.get(field)
+        if distribution is None or not distribution.is_active(values):
+            continue
+        most = max(float(value or 0) for value in distribution.extremes())
+        larger = {**values, field: int(most) if field == "batch_size" else most}
+        try:
+            GanConfig.parse(larger)
+        except ConfigError:
+            # Not together with the others.
+            continue
+        if spec.allows(larger):
+            values = larger
+    return GanConfig.parse(values)
 
 
-def _measure(config: GanConfig, spec: SweepSpec, most: int) -> Footprint:
-    taken = spec.resources
-    if not taken.gpus:
-        return measure_memory(config, most)
-    task = ray.remote(num_cpus=taken.cpus, num_gpus=taken.gpus, max_retries=0)(measure_memory)
-    footprint: Footprint = ray.get(task.remote(config))
+def _memory(node: Mapping[str, Any]) -> int:
+    return int(node["Resources"].get("memory", 0))
+
+
+def _places(resources: Mapping[str, float], spec: SweepSpec) -> int:
+    """Return how many trials the CPUs and GPUs of a node take."""
+    places = int(resources.get("CPU", 0) // spec.resources.cpus)
+    if spec.resources.gpus:
+        places = min(places, int(resources.get("GPU", 0) / spec.resources.gpus))
+    return places
+
+
+def _fits_easily(
+    config: GanConfig, spec: SweepSpec, nodes: list[dict[str, Any]], places: list[int]
+) -> bool:
+    """Return whether each node has memory for all its places, by a training in this process."""
+    if spec.resources.gpus:
+        return False
+    this = ray.get_runtime_context().get_node_id()
+    most = max((_memory(node) for node in nodes if node["NodeID"] == this), default=_LITTLE_BYTES)
+    try:
+        took = measure_memory(config.model_copy(update={"device": "cpu"}), most).host
+    except (InputError, MemoryError, RuntimeError):
+        return False
+    return all(_memory(node) >= took * most for node, most in zip(nodes, places, strict=True))
+
+
+def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any]) -> Footprint | None:
+    """Return what a training takes on a node, or nothing where that cannot be known."""
+    task: Any = ray.remote(measure_memory).options(
+        num_cpus=spec.resources.cpus,
+        num_gpus=spec.resources.gpus,
+        max_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    )
+    trial = task.remote(config, _memory(node))
+    try:
+        footprint: Footprint = ray.get(trial, timeout=_LONGEST_TRY_S)
+    except GetTimeoutError:
+        ray.cancel(trial, force=True)
+        return None
+    except (InputError, MemoryError, RuntimeError, RayError) as error:
+        if not _is_shortage(error):
+            # The trial that it belongs to will say what it is.
+            return None
+        if "CUDA" in str(error):
+            raise ConfigError(
+                f"resources.gpus: {_describe(config, spec)} took more memory than the GPU has left "
+                "when it was tried for one iteration; give more of one, or make the space smaller"
+            ) from None
+        raise ConfigError(
+            f"resources: {_describe(config, spec)} took more memory than the {_gb(_memory(node))} that "
+            f"a node gives when it was tried for one iteration; {_REMEDY}"
+        ) from None
     return footprint
 
 
 def _require_device(config: GanConfig, spec: SweepSpec, footprint: Footprint) -> None:
     share = min(spec.resources.gpus, 1.0) * footprint.device_total
-    if footprint.device > share:
+    if spec.resources.gpus and footprint.device > share:
         raise ConfigError(
             f"resources.gpus: {_describe(config, spec)} took {_gb(footprint.device)} on the GPU when "
             f"it was tried for one iteration, but {spec.resources.gpus:g} of one is {_gb(share)}; give "
@@ -113,7 +180,8 @@ def _require_device(config: GanConfig, spec: SweepSpec, footprint: Footprint) ->
 
 def _is_shortage(error: Exception) -> bool:
     said = str(error)
-    return isinstance(error, MemoryError) or any(words in said for words in _WORDS_OF_SHORTAGE)
+    is_told = isinstance(error, MemoryError | OutOfMemoryError)
+    return is_told or any(words in said for words in _WORDS_OF_SHORTAGE)
 
 
 def _describe(config: GanConfig, spec: SweepSpec) -> str:

@@ -82,10 +82,17 @@ class StudySearch(SearchAlgorithm):
         study: The study of the run folder.
         num_workers: Trials at a time.
         warm_trials: Trials of other runs to learn from.
+        trial_bytes: Memory that is reserved for each trial.
     """
 
-    def __init__(self, study: SweepStudy, num_workers: int, warm_trials: Iterable[Any] = ()) -> None:
-        self._study, self.num_workers = study, num_workers
+    def __init__(
+        self,
+        study: SweepStudy,
+        num_workers: int,
+        warm_trials: Iterable[Any] = (),
+        trial_bytes: int = 0,
+    ) -> None:
+        self._study, self.num_workers, self._trial_bytes = study, num_workers, trial_bytes
         self._warm_trials = list(warm_trials)
         trials = study.trials
         self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
@@ -217,7 +224,7 @@ class StudySearch(SearchAlgorithm):
         )
         made.custom_trial_name = made.custom_dirname = f"trial_{trial.number:05d}"
         made.max_in_a_row = self._study.spec.failures.max_failures
-        made.alone = _whole_device(self._study.spec)
+        made.alone = _whole_device(self._study.spec, self._trial_bytes)
         return made
 
     def _ended_trial(self, trial: SweepTrial) -> TuneTrial:
@@ -230,13 +237,16 @@ class StudySearch(SearchAlgorithm):
         return made
 
 
-def _whole_device(spec: SweepSpec) -> tune.PlacementGroupFactory:
+def _whole_device(spec: SweepSpec, trial_bytes: int) -> tune.PlacementGroupFactory:
     """Return what a trial takes so that nothing runs beside it: whole GPUs, or a machine's CPUs."""
     resources = spec.resources
+    bundle: dict[str, float] = {"memory": trial_bytes} if trial_bytes else {}
     if resources.gpus:
-        return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": math.ceil(resources.gpus)}])
-    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    return tune.PlacementGroupFactory([{"CPU": max([resources.cpus, *machines])}])
+        bundle |= {"CPU": resources.cpus, "GPU": math.ceil(resources.gpus)}
+    else:
+        machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        bundle |= {"CPU": max([resources.cpus, *machines])}
+    return tune.PlacementGroupFactory([bundle])
 
 
 def _describe(error: Any) -> tuple[str, str]:

@@ -288,7 +288,7 @@ def _sweep(study: SweepStudy, room: Room, console: Console) -> SweepEnd:
     if not (folder / REAL_FILE).exists():
         _draw_real(folder / REAL_FILE, spec)
     told = trackers(spec, folder)
-    search = StudySearch(study, room.workers, read_warm_start(folder, spec))
+    search = StudySearch(study, room.workers, read_warm_start(folder, spec), room.trial_bytes)
     budget = Budget(study, search)
     try:
         watching = [_progress(study, console, room.workers, budget), *told]

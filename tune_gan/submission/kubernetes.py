@@ -16,7 +16,8 @@ from tune_gan.search.spec import SweepSpec
 from tune_gan.submission.site import KubernetesSite
 
 _SPEC_FOLDER = "/etc/tune-gan"
-_LONGEST_NAME = 40
+# KubeRay makes names of its own from that of a job.
+_LONGEST_NAME = 47
 _VOLUME, _SPEC_VOLUME = "runs", "sweep"
 
 
@@ -37,7 +38,7 @@ def render_rayjob(site: KubernetesSite, spec: SweepSpec | None, run: Path, job: 
     """
     if not run.is_relative_to(site.mount) or run == Path(site.mount):
         raise ConfigError(f"--out {run} is not on the shared volume; give a folder in {site.mount}")
-    name = f"{_name_of(run)}-{job}"
+    name = _name_of(run, job)
     labels = {"app.kubernetes.io/name": "tune-gan", "app.kubernetes.io/instance": name}
     metadata: dict[str, Any] = {"name": name, "labels": labels}
     if site.namespace is not None:
@@ -84,10 +85,11 @@ def render_rayjob(site: KubernetesSite, spec: SweepSpec | None, run: Path, job: 
     return yaml.safe_dump_all([*manifests, ray_job], sort_keys=False, width=1000)
 
 
-def _name_of(run: Path) -> str:
-    """Return a name as Kubernetes takes it, of small letters, digits and dashes: that of the run."""
-    text = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")[:_LONGEST_NAME].strip("-")
-    return text if text[:1].isalpha() else f"sweep-{text}".strip("-")
+def _name_of(run: Path, job: str) -> str:
+    """Return a name as Kubernetes takes it, of small letters, digits and dashes."""
+    text = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
+    text = text if text[:1].isalpha() else f"sweep-{text}"
+    return f"{text[: _LONGEST_NAME - 1 - len(job)].strip('-')}-{job}"
 
 
 def _entrypoint(run: Path, workers: int, may_begin: bool) -> str:

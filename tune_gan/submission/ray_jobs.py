@@ -36,7 +36,7 @@ def entrypoint(spec: SweepSpec | None, run: Path) -> str:
 def runtime_environment(folder: Path) -> dict[str, Any]:
     """Return what the job has on the cluster: the sweep in its folder, and this tune-gan.
 
-    What that imports must be installed there, which takes longer than a job should.
+    What that imports must be installed there: to install it takes longer than a job should.
     """
     package = Path(tune_gan.__file__).parent
     return {"working_dir": str(folder), "py_modules": [str(package)], "excludes": ["__pycache__"]}
@@ -59,7 +59,7 @@ class RayJobs:
                 "http://HOST:8265"
             )
         if importlib.util.find_spec("aiohttp") is None:
-            raise ConfigError("Ray's client for jobs is not installed; pip install 'tune-gan[ray]'")
+            raise ConfigError("Ray's client for jobs is not installed; pip install 'ray[default]'")
         self.address = address
         from ray.job_submission import JobSubmissionClient
 
@@ -83,17 +83,27 @@ class RayJobs:
         """Write what a job prints, as it does, and return its exit code when it has ended.
 
         Raises:
-            TuneGanError: if the cluster does not answer any more, or the job could not start.
+            TuneGanError: if the cluster does not answer any more, or the job was stopped or could not
+                start.
         """
+        import aiohttp
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(job):
                 write(text)
 
-        with _in_one_line(self.address):
+        try:
             asyncio.run(tail())
             while (info := self._client.get_job_info(job)).status.value not in _ENDED:
                 time.sleep(0.5)
+        except BrokenPipeError:
+            # Nobody reads any more what is written.
+            raise
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+            raise TuneGanError(
+                f"lost sight of job {job}, which goes on if the cluster does ({_short(error)}); "
+                f"look after it with: ray job status {job} --address {self.address}"
+            ) from None
         if info.status.value == "STOPPED":
             raise TuneGanError(f"job {job} was stopped")
         if info.driver_exit_code is None and info.status.value == "FAILED":
@@ -122,8 +132,8 @@ def _in_one_line(address: str) -> Iterator[None]:
         yield
     except AuthenticationError:
         raise ConfigError(
-            f"the cluster at {address} takes no job without its token; set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN_PATH to the file with it where that is not ~/.ray/auth_token"
+            f"the cluster at {address} takes no job without its own token; set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN_PATH to the file with it where that is not ~/.ray/auth_token"
         ) from None
     except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
         raise ConfigError(f"no Ray cluster answers at {address} ({_short(error)})") from None

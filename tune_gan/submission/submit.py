@@ -54,6 +54,8 @@ def read_request(
     """
     is_begun = (Path(source) / "sweep.yaml").is_file()
     if is_begun or (is_elsewhere and _names_a_folder_elsewhere(source)):
+        if (changes or out is not None) and not is_begun:
+            raise ConfigError(f"{source} is neither a sweep nor a run here; a new sweep needs its file")
         if changes or out is not None:
             raise ConfigError(f"{source} is a run, which goes on as it is; leave out the other options")
         run = Path(source).absolute()
@@ -61,7 +63,7 @@ def read_request(
         return Request(SweepSpec.parse(read_sweep(run)) if is_begun else None, run, is_begun=True)
     spec = load_spec(source, changes)
     if is_elsewhere:
-        _require_place_of_data(spec)
+        _require_places(spec)
     spec = resolve(spec)
     if out is None:
         raise ConfigError("--out is missing; give a new folder on a file system that all nodes share")
@@ -96,9 +98,15 @@ def _names_a_folder_elsewhere(source: str) -> bool:
     return path.is_absolute() and path.suffix not in (".yaml", ".yml") and not path.exists()
 
 
-def _require_place_of_data(spec: SweepSpec) -> None:
-    """See that the data's place is said, where that of this machine is none of the cluster's."""
+def _require_places(spec: SweepSpec) -> None:
+    """See that places are said as the cluster has them, where those of this machine are none of its."""
     gan = spec.gan
+    for name, places in (("gan.weights", [gan.weights]), ("search.warm_start", spec.search.warm_start)):
+        for place in places:
+            if place is not None and not Path(place).is_absolute():
+                raise ConfigError(
+                    f"{name}: {place} is relative; give the whole path, as every node has it"
+                )
     if gan.dataset in DATASETS_WITHOUT_FILES:
         return
     if gan.data_root is None or not Path(gan.data_root).is_absolute():
