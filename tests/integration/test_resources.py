@@ -1,4 +1,4 @@
-"""Trials at a time on a Ray that is said to have four CPUs, a GPU and little memory."""
+"""Trials at a time on a Ray that is said to have four CPUs, one GPU or two, and little memory."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from rich.console import Console
 from tests.conftest import TINY_RING
 from tune_gan.errors import ConfigError
 from tune_gan.results.load import load_results
+from tune_gan.results.report.contents import timeline
 from tune_gan.results.reports import load_reports
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.tuner import run_sweep
@@ -24,14 +25,19 @@ _RING = TINY_RING.model_copy(update={"num_iterations": 4000, "report_every": 500
 
 @pytest.fixture
 def need(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Start a Ray with memory for so many trials and a half, and give what one was measured to take."""
+    """Start a Ray with memory for so many trials and more, and so many GPUs."""
     code = (
         "from tune_gan.gan.memory import *; import sys; "
         "print(measure_memory(GanConfig.parse(__import__('json').loads(sys.argv[1]))).host)"
     )
     told = [sys.executable, "-c", code, _RING.model_dump_json()]
     need = int(subprocess.run(told, capture_output=True, text=True, check=True).stdout)
-    ray.init(num_cpus=4, num_gpus=1, _memory=int((request.param + 0.6) * need), include_dashboard=False)
+    ray.init(
+        num_cpus=4,
+        num_gpus=request.param[1],
+        _memory=int((request.param[0] + 0.6) * need),
+        include_dashboard=False,
+    )
     yield need
     ray.shutdown()
 
@@ -60,7 +66,7 @@ def _most_at_a_time(reports: pd.DataFrame) -> int:
     return max(int(((spans["min"] <= t) & (t <= spans["max"])).sum()) for t in spans["min"])
 
 
-@pytest.mark.parametrize("need", [8], indirect=True)
+@pytest.mark.parametrize("need", [(8, 1)], indirect=True)
 def test_a_quarter_of_a_gpu_packs_four_trials_on_it(need: int, tmp_path: Path) -> None:
     said, at_a_time = _sweep(tmp_path / "run", gpus=0.25)
     assert "4 trials, 4 at a time" in said
@@ -68,7 +74,19 @@ def test_a_quarter_of_a_gpu_packs_four_trials_on_it(need: int, tmp_path: Path) -
     assert at_a_time == 4
 
 
-@pytest.mark.parametrize("need", [2], indirect=True)
+@pytest.mark.parametrize("need", [(8, 2)], indirect=True)
+def test_two_gpus_are_both_kept_busy(need: int, tmp_path: Path) -> None:
+    said, at_a_time = _sweep(tmp_path / "run", gpus=1)
+    assert "4 trials, 2 at a time" in said
+    assert at_a_time == 2
+    stretches = pd.DataFrame(timeline(load_reports(tmp_path / "run")))
+    busy = (stretches["end"] - stretches["start"]).groupby(stretches["worker"]).sum()
+    assert len(busy) == 2
+    # From the first trial's begin to the last one's end.
+    assert busy.min() / stretches["end"].max() > 0.5, busy
+
+
+@pytest.mark.parametrize("need", [(2, 1)], indirect=True)
 def test_memory_for_two_trials_runs_two_at_a_time(need: int, tmp_path: Path) -> None:
     said, at_a_time = _sweep(tmp_path / "run", gpus=0)
     assert "4 trials, 2 at a time" in said
@@ -76,7 +94,7 @@ def test_memory_for_two_trials_runs_two_at_a_time(need: int, tmp_path: Path) -> 
     assert at_a_time == 2
 
 
-@pytest.mark.parametrize("need", [0], indirect=True)
+@pytest.mark.parametrize("need", [(0, 1)], indirect=True)
 def test_no_memory_for_one_trial_is_refused_and_leaves_nothing(need: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"took [0-9.]+ [MG]B of memory when it was tried for one "):
         _sweep(tmp_path / "run", gpus=0)
