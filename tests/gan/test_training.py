@@ -225,23 +225,27 @@ def test_the_phases_of_an_iteration(tiny_ring: GanConfig, monkeypatch: pytest.Mo
         update={"disc_steps": 2, "dropout": 0.5, "num_iterations": 1, "report_every": 1}
     )
     list(iterate(config))
-    real_or_fake = (True, False, False)
+    real_and_fake = (True, False, False)
     through_the_frozen = (False, True, True)
-    assert spies[0].calls == [real_or_fake] * 4 + [through_the_frozen]
+    assert spies[0].calls == [real_and_fake] * 2 + [through_the_frozen]
 
 
 def test_batch_norm_of_the_discriminator_stays_in_training_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     modes: list[nn.Module] = []
-    frozen = training._frozen
 
-    def watch(discriminator: nn.Module) -> Any:
-        context = frozen(discriminator)
-        modes.extend(m for m in discriminator.modules() if isinstance(m, nn.BatchNorm2d) and m.training)
-        return context
+    class Watching(training._Frozen):
+        def __init__(self, discriminator: nn.Module) -> None:
+            super().__init__(discriminator)
+            self.discriminator = discriminator
 
-    monkeypatch.setattr(training, "_frozen", watch)
+        def __enter__(self) -> None:
+            super().__enter__()
+            norms = (m for m in self.discriminator.modules() if isinstance(m, nn.BatchNorm2d))
+            modes.extend(norm for norm in norms if norm.training)
+
+    monkeypatch.setattr(training, "_Frozen", Watching)
     changes = {"architecture": "dcgan64", "features": 2, "batch_size": 4, "num_iterations": 1}
     list(iterate(GanConfig.parse({**TINY_DIGITS, **changes, "report_every": 1})))
     assert len(modes) == 3

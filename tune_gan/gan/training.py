@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -98,6 +97,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     generator, discriminator = training.generator, training.discriminator
     device = training.latent_source.device
     real_samples = resize(data.train, config.image_size).to(device)
+    frozen = _Frozen(discriminator)
 
     totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
     while training.iteration < config.num_iterations and not training.cause:
@@ -107,8 +107,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             with _autocast(config, device):
                 with torch.no_grad():
                     fake = generator(_draw_latents(config, training))
-                real_logits, fake_logits = discriminator(real), discriminator(fake)
-            real_logits, fake_logits = real_logits.float(), fake_logits.float()
+                real_logits, fake_logits = _judge(config, discriminator, real, fake)
             disc_loss = discriminator_loss(
                 config.loss, real_logits, fake_logits, config.label_smoothing
             )
@@ -116,11 +115,12 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
             training.disc_optimizer.zero_grad()
             disc_loss.backward()
             training.disc_optimizer.step()
-            outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
-            totals[1:] += torch.stack([disc_loss, *outputs]).detach()
+            with torch.no_grad():
+                outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
+                totals[1:] += torch.stack([disc_loss, *outputs])
 
         # Train the generator against the frozen discriminator, its dropout off.
-        with _frozen(discriminator), _autocast(config, device):
+        with frozen, _autocast(config, device):
             logits = discriminator(generator(_draw_latents(config, training)))
             gen_loss = generator_loss(config.loss, logits.float())
         training.gen_optimizer.zero_grad()
@@ -223,6 +223,19 @@ def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:
     return torch.randn(config.batch_size, config.latent_dim, generator=source, device=source.device)
 
 
+def _judge(
+    config: GanConfig, discriminator: nn.Module, real: Tensor, fake: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of real and of generated samples, in single precision.
+
+    In one pass where no layer looks at a batch as a whole or changes from pass to pass.
+    """
+    if config.disc_batch_norm or config.spectral_norm:
+        return discriminator(real).float(), discriminator(fake).float()
+    real_logits, fake_logits = discriminator(torch.cat([real, fake])).float().chunk(2)
+    return real_logits, fake_logits
+
+
 def _penalties(training: TrainingState, real: Tensor, fake: Tensor) -> Tensor | float:
     """Return the weighted gradient penalties that the configuration asks for, in single precision."""
     config, discriminator = training.config, training.discriminator
@@ -239,19 +252,24 @@ def _autocast(config: GanConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-@contextmanager
-def _frozen(discriminator: nn.Module) -> Iterator[None]:
-    """Compute no gradients of the discriminator and drop none of its units; batch norm is as ever."""
-    dropouts = [module for module in discriminator.modules() if isinstance(module, nn.Dropout)]
-    discriminator.requires_grad_(False)
-    for dropout in dropouts:
-        dropout.eval()
-    try:
-        yield
-    finally:
-        discriminator.requires_grad_(True)
-        for dropout in dropouts:
-            dropout.train()
+class _Frozen:
+    """Computes no gradients of a discriminator and drops none of its units; batch norm is as ever."""
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        self._weights = list(discriminator.parameters())
+        self._dropouts = [m for m in discriminator.modules() if isinstance(m, nn.Dropout)]
+
+    def __enter__(self) -> None:
+        self._set(learns=False)
+
+    def __exit__(self, *error: object) -> None:
+        self._set(learns=True)
+
+    def _set(self, *, learns: bool) -> None:
+        for weight in self._weights:
+            weight.requires_grad = learns
+        for dropout in self._dropouts:
+            dropout.training = learns
 
 
 def _means(totals: Tensor, steps: int, disc_steps: int) -> dict[str, float]:

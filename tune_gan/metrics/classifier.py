@@ -30,6 +30,21 @@ _LEARNING_RATE = 2e-3
 _CHUNK = 500
 
 
+class _MaxPool(nn.Module):
+    """The largest of each 2x2 pixels, as `torch.nn.MaxPool2d`; on a CPU eight times as fast.
+
+    That has to remember where each came from, which only training wants to know.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return ``(B, C, H // 2, W // 2)`` of ``(B, C, H, W)``."""
+        if torch.is_grad_enabled():
+            return F.max_pool2d(images, 2)
+        height, width = (size // 2 * 2 for size in images.shape[-2:])
+        rows = torch.maximum(images[..., 0:height:2, :width], images[..., 1:height:2, :width])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class LeNet(nn.Module):
     """A LeNet-type classifier (LeCun et al. 1998) with a 64-wide penultimate layer.
 
@@ -45,10 +60,10 @@ class LeNet(nn.Module):
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            _MaxPool(),
             nn.Conv2d(16, 32, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            _MaxPool(),
             nn.Flatten(),
             nn.Linear(32 * (image_size // 4) ** 2, NUM_FEATURES),
         )
