@@ -110,10 +110,11 @@ def test_penalties_count_in_the_loss_and_change_the_training(tiny_ring: GanConfi
         real = load_data(config).train[start.batches.next()]
         latents = torch.randn(len(real), config.latent_dim, generator=start.latent_source)
         fake = start.generator(latents).detach()
+        shares = torch.rand(len(real), generator=start.latent_source)
         penalty = (
             r1_penalty(start.discriminator, real)
             if weight == "r1_weight"
-            else gradient_penalty(start.discriminator, real, fake, start.latent_source)
+            else gradient_penalty(start.discriminator, real, fake, shares)
         ).item()
         other = next(iterate(config.model_copy(update={weight: 10.0}))).metrics
         assert other["disc_loss"] - plain["disc_loss"] == pytest.approx(10 * penalty, rel=1e-4)

@@ -87,6 +87,7 @@ class TrainingState:
         disc_optimizer: Optimizer of the discriminator.
         batches: The order of real samples and the position in it.
         latent_source: Random numbers of the latents and of what losses draw.
+        dropout_source: Random numbers of dropout: torch's global ones of the device, but in lanes.
         average: The generator's moving average, where the configuration asks for one.
         iteration: Generator steps done.
         time_s: Wall time of training and scoring so far, in seconds.
@@ -104,6 +105,7 @@ class TrainingState:
     disc_optimizer: torch.optim.Optimizer
     batches: BatchOrder
     latent_source: torch.Generator
+    dropout_source: torch.Generator
     average: AveragedModel | None = None
     iteration: int = 0
     time_s: float = 0.0
@@ -194,9 +196,7 @@ class TrainingState:
             _load_optimizer(self.gen_optimizer, _under("gen_optimizer", tensors))
             _load_optimizer(self.disc_optimizer, _under("disc_optimizer", tensors))
             self.latent_source.set_state(tensors["rng.latents"])
-            torch.set_rng_state(tensors["rng.torch"])
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+            self.dropout_source.set_state(tensors[_dropout_key(device)])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise _damaged(folder, error) from None
         self.best_generator = _under("best_generator", tensors)
@@ -213,13 +213,11 @@ class TrainingState:
             **_prefixed("best_generator", self.best_generator),
             **_prefixed("gen_optimizer", _optimizer_tensors(self.gen_optimizer)),
             **_prefixed("disc_optimizer", _optimizer_tensors(self.disc_optimizer)),
-            "rng.torch": torch.get_rng_state(),
+            _dropout_key(self.latent_source.device): self.dropout_source.get_state(),
             "rng.latents": self.latent_source.get_state(),
         }
         if self.average is not None:
             tensors |= _prefixed("average", self.average.state_dict())
-        if self.latent_source.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.latent_source.device)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
@@ -375,6 +373,10 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _dropout_key(device: torch.device) -> str:
+    return "rng.cuda" if device.type == "cuda" else "rng.torch"
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -138,6 +138,11 @@ class BatchOrder:
         source = torch.Generator().manual_seed(derive_seed(self._seed, f"batches of epoch {epoch}"))
         self._permutation = torch.randperm(self._num_samples, generator=source)
 
+    @property
+    def epochs_done(self) -> float:
+        """Passes over the samples so far."""
+        return self.epoch + self.offset / self._num_samples
+
     def next(self) -> Tensor:
         """Return the next ``(batch_size,)`` indices."""
         if self.offset + self._batch_size > self._num_samples:

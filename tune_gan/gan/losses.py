@@ -1,17 +1,39 @@
 """Adversarial losses on logits, and gradient penalties.
 
-D(x) is the discriminator's logit, s the logistic sigmoid.
+D(x) is the discriminator's logit, s the logistic sigmoid. Where GANs are trained as a batch of models,
+a tensor has its lanes first, and a loss is one number a lane.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
-from torch import Tensor, nn
+from torch import Tensor
+
+Network = Callable[[Tensor], Tensor]
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean()
+
+
+def _mean_of_lanes(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(dim=1)
+
+
+_MEANS = {False: _mean, True: _mean_of_lanes}
 
 
 def discriminator_loss(
-    loss: str, real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0
+    loss: str,
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    label_smoothing: float | Tensor = 0.0,
+    *,
+    in_lanes: bool = False,
 ) -> Tensor:
-    """Return the discriminator's scalar loss, means over the batch.
+    """Return the discriminator's loss, means over the batch: a scalar, or ``(lanes,)``.
 
     With ``t = 1 - label_smoothing`` (one-sided smoothing, Salimans et al. 2016,
     https://arxiv.org/abs/1606.03498):
@@ -27,25 +49,28 @@ def discriminator_loss(
 
     Args:
         loss: One of the names above.
-        real_logits: Logits ``(B,)`` or ``(B, disc_logits)`` of real samples.
+        real_logits: Logits ``(B,)`` or ``(B, disc_logits)`` of real samples, or so with lanes first.
         fake_logits: Logits of generated samples, alike.
-        label_smoothing: How far the real label lies below 1.
+        label_smoothing: How far the real label lies below 1; with lanes, a tensor that broadcasts
+            against the logits.
+        in_lanes: Whether the logits have lanes.
     """
+    mean = _MEANS[in_lanes]
     if loss in ("non_saturating", "minimax"):
-        real_labels = torch.full_like(real_logits, 1.0 - label_smoothing)
-        real = F.binary_cross_entropy_with_logits(real_logits, real_labels)
-        return real + F.softplus(fake_logits).mean()
+        # -log s(x) = softplus(-x), and -log(1 - s(x)) = softplus(-x) + x.
+        real = F.softplus(-real_logits) + label_smoothing * real_logits
+        return mean(real) + mean(F.softplus(fake_logits))
     if loss == "least_squares":
         real_error = real_logits - (1.0 - label_smoothing)
-        return (real_error.square().mean() + fake_logits.square().mean()) / 2
+        return (mean(real_error.square()) + mean(fake_logits.square())) / 2
     if loss == "wasserstein":
-        return fake_logits.mean() - real_logits.mean()
+        return mean(fake_logits) - mean(real_logits)
     assert loss == "hinge", loss
-    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+    return mean(F.relu(1 - real_logits)) + mean(F.relu(1 + fake_logits))
 
 
-def generator_loss(loss: str, fake_logits: Tensor) -> Tensor:
-    """Return the generator's scalar loss; papers as in `discriminator_loss`.
+def generator_loss(loss: str, fake_logits: Tensor, *, in_lanes: bool = False) -> Tensor:
+    """Return the generator's loss, a scalar or ``(lanes,)``; papers as in `discriminator_loss`.
 
     * ``non_saturating``: ``-E[log s(D(G(z)))]``
     * ``minimax``: ``E[log(1 - s(D(G(z))))]``, which saturates where D is sure
@@ -54,20 +79,22 @@ def generator_loss(loss: str, fake_logits: Tensor) -> Tensor:
 
     Args:
         loss: One of the names above.
-        fake_logits: Logits ``(B,)`` or ``(B, disc_logits)`` of generated samples.
+        fake_logits: Logits of generated samples, as `discriminator_loss` takes them.
+        in_lanes: Whether they have lanes.
     """
+    mean = _MEANS[in_lanes]
     if loss == "non_saturating":
-        return F.softplus(-fake_logits).mean()
+        return mean(F.softplus(-fake_logits))
     if loss == "minimax":
-        return -F.softplus(fake_logits).mean()
+        return -mean(F.softplus(fake_logits))
     if loss == "least_squares":
-        return (fake_logits - 1).square().mean() / 2
+        return mean((fake_logits - 1).square()) / 2
     assert loss in ("hinge", "wasserstein"), loss
-    return -fake_logits.mean()
+    return -mean(fake_logits)
 
 
 def gradient_penalty(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, source: torch.Generator
+    discriminator: Network, real: Tensor, fake: Tensor, shares: Tensor, *, in_lanes: bool = False
 ) -> Tensor:
     """Return the penalty of WGAN-GP (Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028).
 
@@ -75,40 +102,43 @@ def gradient_penalty(
 
     Args:
         discriminator: Maps samples to logits; of several logits the mean counts.
-        real: Real samples ``(B, ...)`` in [-1, 1], or points.
+        real: Real samples ``(B, ...)`` in [-1, 1], or points; or so with lanes first.
         fake: Generated samples, alike.
-        source: Random numbers of the interpolation, on the samples' device.
+        shares: The ``e``: ``(B,)``, or ``(lanes, B)``.
+        in_lanes: Whether the samples have lanes.
     """
-    shares = torch.rand(len(real), generator=source, device=real.device)
-    shares = shares.reshape(-1, *[1] * (real.dim() - 1))
-    gradients = _input_gradients(discriminator, fake + shares * (real - fake))
-    norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-    return (norms - 1).square().mean()
+    shares = shares.reshape(*shares.shape, *[1] * (real.dim() - shares.dim()))
+    gradients = _input_gradients(discriminator, fake + shares * (real - fake), in_lanes)
+    norms: Tensor = torch.linalg.vector_norm(gradients, dim=-1)
+    return (norms - 1).square().mean(dim=-1)
 
 
-def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """Return ``E[|grad D(x)|^2] / 2`` on real samples ``(B, ...)``.
+def r1_penalty(discriminator: Network, real: Tensor, *, in_lanes: bool = False) -> Tensor:
+    """Return ``E[|grad D(x)|^2] / 2`` on real samples ``(B, ...)``, or so with lanes first.
 
     Mescheder et al. 2018, https://arxiv.org/abs/1801.04406, whose weight is called gamma.
     """
-    return _input_gradients(discriminator, real).square().sum(dim=1).mean() / 2
+    return _input_gradients(discriminator, real, in_lanes).square().sum(dim=-1).mean(dim=-1) / 2
 
 
-def _input_gradients(discriminator: nn.Module, samples: Tensor) -> Tensor:
-    """Return the gradients ``(B, size of a sample)`` of each logit by its own sample."""
+def _input_gradients(discriminator: Network, samples: Tensor, in_lanes: bool) -> Tensor:
+    """Return the gradients, ``(..., B, size of a sample)``, of each logit by its own sample."""
     samples = samples.detach().requires_grad_(True)
     logits = discriminator(samples)
-    total = logits.sum() / (logits.numel() / len(samples))
+    num_samples = math.prod(samples.shape[: 1 + in_lanes])
+    total = logits.sum() / (logits.numel() / num_samples)
     gradients: Tensor = torch.autograd.grad(total, samples, create_graph=True)[0]
-    return gradients.flatten(1)
+    return gradients.flatten(1 + in_lanes)
 
 
-def discriminator_output(loss: str, logits: Tensor) -> Tensor:
-    """Return the scalar mean output to report: probabilities for cross entropy, else raw scores.
+def discriminator_output(loss: str, logits: Tensor, *, in_lanes: bool = False) -> Tensor:
+    """Return the mean output to report, of each lane where there are any.
+
+    Probabilities for cross entropy, else raw scores.
 
     At equilibrium it is 0.5 for the two cross-entropy losses and least squares, 0 for hinge;
     for wasserstein only the difference of real and generated has a meaning.
     """
     if loss in ("non_saturating", "minimax"):
-        return logits.sigmoid().mean()
-    return logits.mean()
+        logits = logits.sigmoid()
+    return _MEANS[in_lanes](logits)

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from tune_gan.gan.losses import (
 from tune_gan.gan.models import build_networks, choose_device
 from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.seeds import derive_seed
-from tune_gan.metrics.score import out_of_bounds, score_latents
+from tune_gan.metrics.score import Scorer, out_of_bounds, score_latents
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -93,7 +94,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     data, scorer = load_data(config), scorer_of(config)
     # Nothing may draw random numbers between this, which seeds them, and the first step.
     training = begin(config, data)
-    _take_up(training, checkpoint, scorer.name())
+    take_up(training, checkpoint, scorer.name())
     generator, discriminator = training.generator, training.discriminator
     device = training.latent_source.device
     real_samples = resize(data.train, config.image_size).to(device)
@@ -133,37 +134,73 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
         # Go on until a report is due.
         training.iteration += 1
         steps_since += 1
-        done = training.iteration == config.num_iterations
-        if training.iteration % config.report_every and not done:
+        if not is_due(training):
             continue
 
-        # Read the sums from the device, once, and score the generator.
-        means = _means(totals, steps_since, config.disc_steps)
-        trained_s = time.perf_counter() - started
-        samples = generate(training.scored_generator, score_latents(config.latent_dim))
-        cause = _divergence(means, training, samples)
-        scores = scorer.worst() if cause else scorer.score(samples)
-        training.record(scores, cause, trained_s)
-        training.time_s += time.perf_counter() - started
-
-        # Report.
-        metrics = {
-            "iteration": training.iteration,
-            "epoch": training.batches.epoch + training.batches.offset / len(data.train),
-            **means,
-            **scores,
-            "best_fid_proxy": training.best.fid_proxy,
-            "samples_per_s": steps_since * config.disc_steps * config.batch_size / trained_s,
-            "train_time_s": training.train_time_s,
-            "time_s": training.time_s,
-        }
-        state = ReportState.COMPLETED if done else ReportState.RUNNING
-        state = ReportState.DIVERGED if cause else state
-        yield Report(metrics, state, cause, training)
+        # Read the sums from the device, once, score the generator and report.
+        means = means_of(totals.tolist(), steps_since, config.disc_steps)
+        yield make_report(training, means, scorer, Times(started, time.perf_counter()), steps_since)
         totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
 
 
-def _take_up(training: TrainingState, checkpoint: Path | None, instrument: str) -> None:
+class Times(NamedTuple):
+    """When the training since the last report began and ended, by `time.perf_counter`."""
+
+    began: float
+    ended: float
+
+
+def means_of(sums: Sequence[float], steps: int, disc_steps: int) -> dict[str, float]:
+    """Return what a report says of the losses, from the sums of so many iterations."""
+    gen_loss, disc_loss, disc_real, disc_fake = sums
+    return {
+        "gen_loss": gen_loss / steps,
+        "disc_loss": disc_loss / (steps * disc_steps),
+        "disc_real": disc_real / (steps * disc_steps),
+        "disc_fake": disc_fake / (steps * disc_steps),
+    }
+
+
+def is_due(training: TrainingState) -> bool:
+    """Return whether a run is to report after this iteration."""
+    config = training.config
+    return training.iteration % config.report_every == 0 or training.iteration == config.num_iterations
+
+
+def make_report(
+    training: TrainingState, means: dict[str, float], scorer: Scorer, times: Times, steps: int
+) -> Report:
+    """Score the generator and say how the run stands.
+
+    Args:
+        training: The run; its history takes in the score.
+        means: Of the losses since the last report, as `means_of` returns them.
+        scorer: What to score with.
+        times: Of the training since the last report.
+        steps: Iterations since the last report.
+    """
+    config, trained_s = training.config, times.ended - times.began
+    samples = generate(training.scored_generator, score_latents(config.latent_dim))
+    cause = _divergence(means, training, samples)
+    scores = scorer.worst() if cause else scorer.score(samples)
+    training.record(scores, cause, trained_s)
+    training.time_s += time.perf_counter() - times.began
+    metrics = {
+        "iteration": training.iteration,
+        "epoch": training.batches.epochs_done,
+        **means,
+        **scores,
+        "best_fid_proxy": training.best.fid_proxy,
+        "samples_per_s": steps * config.disc_steps * config.batch_size / trained_s,
+        "train_time_s": training.train_time_s,
+        "time_s": training.time_s,
+    }
+    done = training.iteration == config.num_iterations
+    state = ReportState.COMPLETED if done else ReportState.RUNNING
+    return Report(metrics, ReportState.DIVERGED if cause else state, cause, training)
+
+
+def take_up(training: TrainingState, checkpoint: Path | None, instrument: str) -> None:
     """Go on from a checkpoint, if there is one, and if its scores compare with those to come."""
     if checkpoint is not None:
         training.load(checkpoint)
@@ -201,8 +238,16 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
         disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
         batches=BatchOrder(len(data.train), config.batch_size, config.seed),
         latent_source=torch.Generator(device).manual_seed(derive_seed(config.seed, "latents")),
+        dropout_source=_global_source(device),
         average=average,
     )
+
+
+def _global_source(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
 
 
 def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
@@ -241,7 +286,8 @@ def _penalties(training: TrainingState, real: Tensor, fake: Tensor) -> Tensor | 
     config, discriminator = training.config, training.discriminator
     total: Tensor | float = 0.0
     if config.gp_weight:
-        penalty = gradient_penalty(discriminator, real, fake, training.latent_source)
+        shares = torch.rand(len(real), generator=training.latent_source, device=real.device)
+        penalty = gradient_penalty(discriminator, real, fake, shares)
         total = total + config.gp_weight * penalty
     if config.r1_weight:
         total = total + config.r1_weight * r1_penalty(discriminator, real)
@@ -270,16 +316,6 @@ class _Frozen:
             weight.requires_grad = learns
         for dropout in self._dropouts:
             dropout.training = learns
-
-
-def _means(totals: Tensor, steps: int, disc_steps: int) -> dict[str, float]:
-    gen_loss, disc_loss, disc_real, disc_fake = totals.tolist()
-    return {
-        "gen_loss": gen_loss / steps,
-        "disc_loss": disc_loss / (steps * disc_steps),
-        "disc_real": disc_real / (steps * disc_steps),
-        "disc_fake": disc_fake / (steps * disc_steps),
-    }
 
 
 def _divergence(means: dict[str, float], training: TrainingState, samples: Tensor) -> str:

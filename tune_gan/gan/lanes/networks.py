@@ -1,0 +1,261 @@
+"""A network of which every lane has its own weights: parameters have the lanes as a leading axis.
+
+Samples and what becomes of them are ``(lanes, B, ...)`` from layer to layer.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
+from torch import Tensor, nn
+
+from tune_gan.config import GanConfig
+
+# Activations with the parameter that a configuration calls `activation_alpha`.
+_WITH_ALPHA = (nn.LeakyReLU, nn.ELU, nn.CELU, nn.Threshold)
+# Those that have none, and those that keep no weights, are the same in lanes.
+_AS_THEY_ARE = (nn.ReLU, nn.GELU, nn.SiLU, nn.SELU, nn.Mish, nn.Tanh, nn.Softplus)
+
+_Layer = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class LaneSettings:
+    """What the layers of all lanes have to know of each.
+
+    Attributes:
+        alpha: Parameter of the activation, ``(lanes,)``.
+        dropout: Probability of dropping a unit, by lane.
+        dropout_sources: Random numbers of dropout, by lane; none where a lane is empty.
+        drops: Whether dropout is on.
+        updates: Which lanes' running statistics take in a pass, ``(lanes,)``; none for all of them.
+    """
+
+    alpha: Tensor
+    dropout: list[float]
+    dropout_sources: list[torch.Generator | None]
+    drops: bool = True
+    updates: Tensor | None = field(default=None)
+
+    @classmethod
+    def empty(cls, num_lanes: int, device: torch.device) -> "LaneSettings":
+        """Return settings of lanes that are empty."""
+        alpha = torch.zeros(num_lanes, device=device)
+        return cls(alpha, [0.0] * num_lanes, [None] * num_lanes)
+
+    @contextmanager
+    def no_dropout(self) -> Iterator[None]:
+        """Drop no units."""
+        self.drops = False
+        try:
+            yield
+        finally:
+            self.drops = True
+
+
+def has_lanes(config: GanConfig) -> bool:
+    """Return whether networks of a configuration can be trained in lanes.
+
+    All can but those with spectral norm, whose power iterations belong to one network.
+    """
+    return not config.spectral_norm
+
+
+class LaneNetwork:
+    """The networks of all lanes, as one that maps ``(lanes, B, ...)`` to ``(lanes, B, ...)``.
+
+    Args:
+        template: A network of `tune_gan.gan.models`, of which all lanes have the shape.
+        settings: Of the lanes.
+
+    Attributes:
+        flat: All parameters, ``(lanes, P)``.
+        gradients: Their gradients, alike, added to by every backward pass.
+        parameters: The parameters by name, ``(lanes, ...)``; they share the memory of `flat`.
+        buffers: The running statistics by name, alike.
+    """
+
+    def __init__(self, template: nn.Module, settings: LaneSettings) -> None:
+        self.settings = settings
+        num_lanes, device = len(settings.dropout), settings.alpha.device
+        named = dict(template.named_parameters())
+        self.flat = torch.zeros(num_lanes, sum(p.numel() for p in named.values()), device=device)
+        self.gradients = torch.zeros_like(self.flat)
+        self.parameters: dict[str, Tensor] = {}
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, parameter in named.items():
+            part = slice(start, start := start + parameter.numel())
+            self.slices[name] = part
+            leaf = self.flat[:, part].view(num_lanes, *parameter.shape).detach().requires_grad_()
+            leaf.grad = self.gradients[:, part].view(num_lanes, *parameter.shape)
+            self.parameters[name] = leaf
+        self.buffers = {
+            name: buffer.new_zeros(num_lanes, *buffer.shape, device=device)
+            for name, buffer in template.named_buffers()
+        }
+        layers = template.get_submodule("layers")
+        assert isinstance(layers, nn.Sequential)
+        self._layers = [self._in_lanes(layer, f"layers.{i}") for i, layer in enumerate(layers)]
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Return the outputs of all lanes; logits of one number each are ``(lanes, B)``."""
+        for layer in self._layers:
+            samples = layer(samples)
+        return samples
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Compute no gradients of the parameters, or compute them again."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad = not frozen
+
+    def put(self, lane: int, network: nn.Module) -> None:
+        """Copy a network's parameters and running statistics into a lane."""
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                self.parameters[name][lane].copy_(value)
+            for name, value in network.named_buffers():
+                self.buffers[name][lane].copy_(value)
+
+    def take(self, lane: int, network: nn.Module) -> None:
+        """Copy a lane's parameters, their gradients and the running statistics into a network."""
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                value.copy_(self.parameters[name][lane])
+                gradient = self.parameters[name].grad
+                assert gradient is not None
+                value.grad = gradient[lane].clone()
+            for name, value in network.named_buffers():
+                value.copy_(self.buffers[name][lane])
+
+    def _in_lanes(self, layer: nn.Module, prefix: str) -> _Layer:
+        """Return what does in lanes what a layer does to one network's samples."""
+        if isinstance(layer, nn.Dropout):
+            return self._drop
+        if isinstance(layer, _WITH_ALPHA):
+            return _activation_with_alpha(layer, self.settings)
+        if isinstance(layer, _AS_THEY_ARE):
+            return layer
+        if isinstance(layer, nn.Flatten):
+            return lambda x: x.flatten(2)
+        if isinstance(layer, nn.Unflatten):
+            return lambda x: x.unflatten(2, layer.unflattened_size)
+        weight = self.parameters[f"{prefix}.weight"]
+        bias = self.parameters.get(f"{prefix}.bias")
+        if isinstance(layer, nn.Linear):
+            return _linear(weight, bias)
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            return _convolution(layer, weight, bias)
+        assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d), layer
+        assert bias is not None
+        buffers = {name: self.buffers[f"{prefix}.{name}"] for name, _ in layer.named_buffers()}
+        return _batch_norm(layer, (weight, bias), buffers, self.settings)
+
+    def _drop(self, values: Tensor) -> Tensor:
+        """Drop units of each lane by its own random numbers, as `torch.nn.Dropout` does on a CPU."""
+        settings = self.settings
+        if not settings.drops or not any(settings.dropout):
+            return values
+        kept = torch.ones(values.shape, device=values.device)
+        lanes: Sequence[tuple[float, torch.Generator | None]] = list(
+            zip(settings.dropout, settings.dropout_sources, strict=True)
+        )
+        for lane, (probability, source) in enumerate(lanes):
+            if probability and source is not None:
+                kept[lane].bernoulli_(1 - probability, generator=source).div_(1 - probability)
+        return values * kept
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:
+    def forward(values: Tensor) -> Tensor:
+        transposed = weight.transpose(1, 2)
+        if bias is None:
+            return torch.bmm(values, transposed)
+        return torch.baddbmm(bias.unsqueeze(1), values, transposed)
+
+    return forward
+
+
+def _convolution(
+    layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None
+) -> _Layer:
+    """Return a convolution of which each lane is a group of channels."""
+    num_lanes = len(weight)
+    convolve = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv_transpose2d
+    options = {"stride": layer.stride, "padding": layer.padding, "groups": num_lanes}
+    if isinstance(layer, nn.ConvTranspose2d):
+        options["output_padding"] = layer.output_padding
+
+    def forward(values: Tensor) -> Tensor:
+        flat_bias = None if bias is None else bias.flatten()
+        output = convolve(_as_channels(values), weight.flatten(0, 1), flat_bias, **options)
+        return _as_lanes(output, num_lanes)
+
+    return forward
+
+
+def _batch_norm(
+    layer: nn.BatchNorm1d | nn.BatchNorm2d,
+    affine: tuple[Tensor, Tensor],
+    buffers: dict[str, Tensor],
+    settings: LaneSettings,
+) -> _Layer:
+    """Return batch norm over each lane's own batch."""
+    mean, var, passes = (
+        buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")
+    )
+    assert layer.momentum is not None
+    momentum, eps = layer.momentum, layer.eps
+
+    def forward(values: Tensor) -> Tensor:
+        before = (mean.clone(), var.clone()) if settings.updates is not None else None
+        output = F.batch_norm(
+            _as_channels(values),
+            mean.view(-1),
+            var.view(-1),
+            *(part.flatten() for part in affine),
+            training=True,
+            momentum=momentum,
+            eps=eps,
+        )
+        if before is None:
+            passes.add_(1)
+        else:
+            updates = settings.updates
+            assert updates is not None
+            passes.add_(updates)
+            for running, kept in zip((mean, var), before, strict=True):
+                running.copy_(torch.where(updates[:, None], running, kept))
+        return _as_lanes(output, len(mean))
+
+    return forward
+
+
+def _activation_with_alpha(layer: nn.Module, settings: LaneSettings) -> _Layer:
+    """Return an activation whose parameter differs from lane to lane."""
+
+    def forward(values: Tensor) -> Tensor:
+        alpha = settings.alpha.reshape(-1, *[1] * (values.dim() - 1))
+        if isinstance(layer, nn.CELU):
+            scaled = F.elu(values / alpha) * alpha
+            return torch.where(values > 0, values, scaled)
+        with torch.no_grad():
+            if isinstance(layer, nn.Threshold):
+                factor = (values > alpha).to(values.dtype)
+            else:
+                factor = torch.where(values > 0, 1.0, alpha).to(values.dtype)
+        return (F.elu(values) if isinstance(layer, nn.ELU) else values) * factor
+
+    return forward
+
+
+def _as_channels(values: Tensor) -> Tensor:
+    """Map ``(lanes, B, C, ...)`` to ``(B, lanes C, ...)``."""
+    return values.transpose(0, 1).flatten(1, 2)
+
+
+def _as_lanes(values: Tensor, num_lanes: int) -> Tensor:
+    """Map ``(B, lanes C, ...)`` to ``(lanes, B, C, ...)``, without a copy."""
+    return values.unflatten(1, (num_lanes, -1)).transpose(0, 1)
