@@ -139,15 +139,22 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
 
         # Read the sums from the device, once, score the generator and report.
         means = means_of(totals.tolist(), steps_since, config.disc_steps)
-        yield make_report(training, means, scorer, Times(started, time.perf_counter()), steps_since)
+        yield make_report(
+            training, means, scorer, Times(time.perf_counter() - started, started), steps_since
+        )
         totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
 
 
 class Times(NamedTuple):
-    """When the training since the last report began and ended, by `time.perf_counter`."""
+    """Of what was done since the last report.
 
+    Attributes:
+        trained_s: Seconds of training.
+        began: When it began, by `time.perf_counter`.
+    """
+
+    trained_s: float
     began: float
-    ended: float
 
 
 def means_of(sums: Sequence[float], steps: int, disc_steps: int) -> dict[str, float]:
@@ -179,7 +186,7 @@ def make_report(
         times: Of the training since the last report.
         steps: Iterations since the last report.
     """
-    config, trained_s = training.config, times.ended - times.began
+    config, trained_s = training.config, times.trained_s
     samples = generate(training.scored_generator, score_latents(config.latent_dim))
     cause = _divergence(means, training, samples)
     scores = scorer.worst() if cause else scorer.score(samples)

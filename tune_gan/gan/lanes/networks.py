@@ -72,7 +72,7 @@ class LaneNetwork:
 
     Attributes:
         flat: All parameters, ``(lanes, P)``.
-        gradients: Their gradients, alike, added to by every backward pass.
+        gradients: Their gradients, alike, as `differentiate` left them.
         parameters: The parameters by name, ``(lanes, ...)``; they share the memory of `flat`.
         buffers: The running statistics by name, alike.
     """
@@ -90,7 +90,6 @@ class LaneNetwork:
             part = slice(start, start := start + parameter.numel())
             self.slices[name] = part
             leaf = self.flat[:, part].view(num_lanes, *parameter.shape).detach().requires_grad_()
-            leaf.grad = self.gradients[:, part].view(num_lanes, *parameter.shape)
             self.parameters[name] = leaf
         self.buffers = {
             name: buffer.new_zeros(num_lanes, *buffer.shape, device=device)
@@ -101,32 +100,31 @@ class LaneNetwork:
         self._layers = [self._in_lanes(layer, f"layers.{i}") for i, layer in enumerate(layers)]
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Return the outputs of all lanes; logits of one number each are ``(lanes, B)``."""
+        """Return the outputs of all lanes; logits are ``(lanes, B, disc_logits)``."""
         for layer in self._layers:
             samples = layer(samples)
         return samples
 
-    def freeze(self, *, frozen: bool) -> None:
-        """Compute no gradients of the parameters, or compute them again."""
-        for parameter in self.parameters.values():
-            parameter.requires_grad = not frozen
+    def differentiate(self, loss: Tensor) -> None:
+        """Compute the gradients of a scalar by the parameters."""
+        gradients = torch.autograd.grad(loss, list(self.parameters.values()))
+        torch.cat([gradient.flatten(1) for gradient in gradients], dim=1, out=self.gradients)
 
     def put(self, lane: int, network: nn.Module) -> None:
         """Copy a network's parameters and running statistics into a lane."""
         with torch.no_grad():
-            for name, value in network.named_parameters():
-                self.parameters[name][lane].copy_(value)
+            for name, parameter in network.named_parameters():
+                self.parameters[name][lane].copy_(parameter)
             for name, value in network.named_buffers():
                 self.buffers[name][lane].copy_(value)
 
     def take(self, lane: int, network: nn.Module) -> None:
         """Copy a lane's parameters, their gradients and the running statistics into a network."""
         with torch.no_grad():
-            for name, value in network.named_parameters():
-                value.copy_(self.parameters[name][lane])
-                gradient = self.parameters[name].grad
-                assert gradient is not None
-                value.grad = gradient[lane].clone()
+            for name, parameter in network.named_parameters():
+                parameter.copy_(self.parameters[name][lane])
+                gradient = self.gradients[lane, self.slices[name]]
+                parameter.grad = gradient.view_as(parameter).clone()
             for name, value in network.named_buffers():
                 value.copy_(self.buffers[name][lane])
 
@@ -158,7 +156,7 @@ class LaneNetwork:
         settings = self.settings
         if not settings.drops or not any(settings.dropout):
             return values
-        kept = torch.ones(values.shape, device=values.device)
+        kept = torch.ones(values.shape, dtype=values.dtype, device=values.device)
         lanes: Sequence[tuple[float, torch.Generator | None]] = list(
             zip(settings.dropout, settings.dropout_sources, strict=True)
         )
@@ -178,19 +176,21 @@ def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:
     return forward
 
 
-def _convolution(
-    layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None
-) -> _Layer:
+def _convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None) -> _Layer:
     """Return a convolution of which each lane is a group of channels."""
     num_lanes = len(weight)
-    convolve = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv_transpose2d
-    options = {"stride": layer.stride, "padding": layer.padding, "groups": num_lanes}
-    if isinstance(layer, nn.ConvTranspose2d):
-        options["output_padding"] = layer.output_padding
 
     def forward(values: Tensor) -> Tensor:
-        flat_bias = None if bias is None else bias.flatten()
-        output = convolve(_as_channels(values), weight.flatten(0, 1), flat_bias, **options)
+        kernels, flat_bias = weight.flatten(0, 1), None if bias is None else bias.flatten()
+        values = _as_channels(values)
+        if isinstance(layer, nn.Conv2d):
+            output = F.conv2d(values, kernels, flat_bias, layer.stride, layer.padding, groups=num_lanes)
+        else:
+            assert not isinstance(layer.padding, str)
+            padding = layer.padding, layer.output_padding
+            output = F.conv_transpose2d(
+                values, kernels, flat_bias, layer.stride, *padding, groups=num_lanes
+            )
         return _as_lanes(output, num_lanes)
 
     return forward
@@ -206,28 +206,28 @@ def _batch_norm(
     mean, var, passes = (
         buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")
     )
-    assert layer.momentum is not None
-    momentum, eps = layer.momentum, layer.eps
 
     def forward(values: Tensor) -> Tensor:
-        before = (mean.clone(), var.clone()) if settings.updates is not None else None
+        updates = settings.updates
+        # Of lanes whose turn it is not, the statistics of this pass are thrown away.
+        own_mean, own_var = (mean, var) if updates is None else (mean.clone(), var.clone())
+        weight, bias = (part.flatten() for part in affine)
         output = F.batch_norm(
             _as_channels(values),
-            mean.view(-1),
-            var.view(-1),
-            *(part.flatten() for part in affine),
+            own_mean.view(-1),
+            own_var.view(-1),
+            weight,
+            bias,
             training=True,
-            momentum=momentum,
-            eps=eps,
+            momentum=layer.momentum or 0.0,
+            eps=layer.eps,
         )
-        if before is None:
+        if updates is None:
             passes.add_(1)
         else:
-            updates = settings.updates
-            assert updates is not None
             passes.add_(updates)
-            for running, kept in zip((mean, var), before, strict=True):
-                running.copy_(torch.where(updates[:, None], running, kept))
+            mean.copy_(torch.where(updates[:, None], own_mean, mean))
+            var.copy_(torch.where(updates[:, None], own_var, var))
         return _as_lanes(output, len(mean))
 
     return forward
@@ -239,14 +239,15 @@ def _activation_with_alpha(layer: nn.Module, settings: LaneSettings) -> _Layer:
     def forward(values: Tensor) -> Tensor:
         alpha = settings.alpha.reshape(-1, *[1] * (values.dim() - 1))
         if isinstance(layer, nn.CELU):
-            scaled = F.elu(values / alpha) * alpha
-            return torch.where(values > 0, values, scaled)
-        with torch.no_grad():
-            if isinstance(layer, nn.Threshold):
-                factor = (values > alpha).to(values.dtype)
-            else:
-                factor = torch.where(values > 0, 1.0, alpha).to(values.dtype)
-        return (F.elu(values) if isinstance(layer, nn.ELU) else values) * factor
+            scaled: Tensor = F.elu(values / alpha) * alpha
+            return scaled
+        if isinstance(layer, nn.Threshold):
+            return values * (values > alpha)
+        # Both are alpha times something where that is negative. Told so, not by `where`, which takes
+        # ten times as long on a CPU.
+        output = F.elu(values) if isinstance(layer, nn.ELU) else values
+        sloped: Tensor = torch.lerp(output, F.relu(output), (1 - alpha).to(output.dtype))
+        return sloped
 
     return forward
 

@@ -52,9 +52,7 @@ class LaneOptimizer:
         self._settings["beta1"][lane] = config.beta1
         self._settings["beta2"][lane] = config.beta2
 
-    def put(
-        self, lane: int, optimizer: torch.optim.Optimizer, slices: Sequence[slice]
-    ) -> None:
+    def put(self, lane: int, optimizer: torch.optim.Optimizer, slices: Sequence[slice]) -> None:
         """Copy an optimizer's state into a lane; `slices` are those of its parameters."""
         self.steps[lane], self.mu_product[lane] = 0.0, 1.0
         for moment in self.moments.values():
@@ -71,9 +69,7 @@ class LaneOptimizer:
                     # SGD counts no steps, but begins its momentum at the first.
                     self.steps[lane] = self.steps[lane].clamp(min=1.0)
 
-    def take(
-        self, lane: int, optimizer: torch.optim.Optimizer, slices: Sequence[slice]
-    ) -> None:
+    def take(self, lane: int, optimizer: torch.optim.Optimizer, slices: Sequence[slice]) -> None:
         """Copy a lane's state into an optimizer."""
         steps = self.steps[lane, 0].float()
         if not steps:
@@ -84,7 +80,7 @@ class LaneOptimizer:
             # Where torch.optim keeps it: on the CPU, but for fused optimizers.
             if self.kind != "sgd":
                 fused = optimizer.defaults.get("fused")
-                state["step"] = steps.to(parameter.device if fused else "cpu")
+                state["step"] = steps.to(parameter.device if fused else "cpu", copy=True)
             if self.kind == "nadam":
                 state["mu_product"] = self.mu_product[lane, 0].float().cpu()
             for name, moment in self.moments.items():
@@ -137,7 +133,9 @@ class LaneOptimizer:
         mu = beta1 * (1 - 0.5 * 0.96 ** (steps * _MOMENTUM_DECAY_OF_NADAM))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((steps + 1) * _MOMENTUM_DECAY_OF_NADAM))
         self.mu_product.copy_(torch.where(self._took(share), self.mu_product * mu, self.mu_product))
-        of_gradient = (rate * (1 - mu) / (1 - self.mu_product)).float() * share
+        # A lane that has made no step yet has a product of 1.
+        rest = torch.where(self.steps > 0, 1 - self.mu_product, 1.0)
+        of_gradient = (rate * (1 - mu) / rest).float() * share
         of_moment = (rate * mu_next / (1 - self.mu_product * mu_next)).float() * share
         root = (1 - beta2**steps).sqrt().float()
         down = (second.sqrt() / root).add_(_EPS)
