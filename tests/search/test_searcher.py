@@ -13,11 +13,11 @@ from ray.tune.experiment import Experiment, Trial
 from tune_gan.errors import ConfigError, StorageError
 from tune_gan.files import append_line
 from tune_gan.results.trials import METRIC, read_trials, trial_folder
+from tune_gan.search.failures import TrialFailure
 from tune_gan.search.sampler import draw
 from tune_gan.search.searcher import StudySearch, TuneTrial
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import SweepStudy
-from tune_gan.search.trainable import TrialFailure
 
 # With a share of a GPU nothing asks Ray what the machine has, so that these tests need no Ray.
 SPEC: dict[str, Any] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tune_gan.config import GanConfig
+from tune_gan.gan.lanes.pool import LanePool
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
@@ -31,7 +32,7 @@ class Footprint:
     device_total: int = 0
 
 
-def measure_memory(config: GanConfig, most: int | None = None) -> Footprint:
+def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -> Footprint:
     """Train one iteration of a configuration here and score it, and return what that took.
 
     Where the system keeps no peak that can be reset (other than Linux), the host's is that of the
@@ -41,6 +42,7 @@ def measure_memory(config: GanConfig, most: int | None = None) -> Footprint:
         config: What to train.
         most: How many bytes more than now the process may take, where the system can be told so:
             beyond them torch fails, where the system might kill the process.
+        lanes: How many of them to train at once, in lanes.
 
     Raises:
         ConfigError: if the device is not there.
@@ -55,14 +57,26 @@ def measure_memory(config: GanConfig, most: int | None = None) -> Footprint:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: see proc(5)
     with torch.random.fork_rng(devices=[device] if is_cuda else []), _at_most(most):
-        for _ in iterate(config.model_copy(update={"num_iterations": 1, "report_every": 1})):
-            pass
+        _train(config.model_copy(update={"num_iterations": 1, "report_every": 1}), lanes)
     host = _peak()
     if not is_cuda:
         return Footprint(host)
     taken = torch.cuda.max_memory_reserved(device)
     torch.cuda.empty_cache()
     return Footprint(host, taken, torch.cuda.get_device_properties(device).total_memory)
+
+
+def _train(config: GanConfig, lanes: int) -> None:
+    if lanes == 1:
+        for _ in iterate(config):
+            pass
+        return
+    pool = LanePool(config, lanes)
+    for _ in range(lanes):
+        pool.join(config)
+    while not (due := pool.advance()):
+        pass
+    pool.report(due[0])
 
 
 @contextmanager

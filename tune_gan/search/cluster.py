@@ -48,12 +48,13 @@ def on_ray(address: str | None = None, min_nodes: int = 1) -> Iterator[None]:
                 ray.shutdown()
 
 
-def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
+def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) -> int:
     """Return how many trials run at a time on the resources of a machine or cluster.
 
     Args:
         spec: The sweep.
         available: ``CPU`` and ``GPU`` counts, as ``ray.cluster_resources()`` gives them.
+        lanes: Trials that share what the sweep says that one takes.
 
     Raises:
         ConfigError: if not even one trial fits.
@@ -62,9 +63,9 @@ def num_workers(spec: SweepSpec, available: dict[str, float]) -> int:
         assert spec.resources.max_concurrent_trials is not None
         _require_kind_of_node(spec)
         return min(spec.num_trials, spec.resources.max_concurrent_trials)
-    limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus)]
+    limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus) * lanes]
     if spec.resources.gpus:
-        limits.append(int(available.get("GPU", 0) / spec.resources.gpus))
+        limits.append(int(available.get("GPU", 0) / spec.resources.gpus) * lanes)
     if spec.resources.max_concurrent_trials:
         limits.append(spec.resources.max_concurrent_trials)
     if min(limits) < 1:

@@ -41,7 +41,7 @@ class Room:
     note: str = ""
 
 
-def room_for(spec: SweepSpec, workers: int) -> Room:
+def room_for(spec: SweepSpec, workers: int, lanes: int = 1) -> Room:
     """Train one iteration of the largest configuration, and see how many trials there is memory for.
 
     On CPUs it is trained in this process first, which takes more than a trial's. Only where that is too
@@ -53,6 +53,8 @@ def room_for(spec: SweepSpec, workers: int) -> Room:
     Args:
         spec: The sweep.
         workers: Trials at a time that the CPUs and GPUs allow.
+        lanes: Trials that one process trains; `workers` and what is returned are then processes, and
+            each is tried with all its lanes.
 
     Returns:
         How many trials there is room for.
@@ -65,10 +67,10 @@ def room_for(spec: SweepSpec, workers: int) -> Room:
         return Room(workers)
     config = largest(spec)
     places = [_places(node["Resources"], spec) for node in nodes]
-    if _fits_easily(config, spec, nodes, places):
+    if _fits_easily(config, spec, nodes, places, lanes):
         return Room(workers)
     node = max(nodes, key=_memory)
-    footprint = _try(config, spec, node)
+    footprint = _try(config, spec, node, lanes)
     if footprint is None:
         return Room(workers)
     _require_device(config, spec, footprint)
@@ -124,7 +126,7 @@ def _places(resources: Mapping[str, float], spec: SweepSpec) -> int:
 
 
 def _fits_easily(
-    config: GanConfig, spec: SweepSpec, nodes: list[dict[str, Any]], places: list[int]
+    config: GanConfig, spec: SweepSpec, nodes: list[dict[str, Any]], places: list[int], lanes: int
 ) -> bool:
     """Return whether each node has memory for all its places, by a training in this process."""
     if spec.resources.gpus:
@@ -132,13 +134,13 @@ def _fits_easily(
     this = ray.get_runtime_context().get_node_id()
     most = max((_memory(node) for node in nodes if node["NodeID"] == this), default=_LITTLE_BYTES)
     try:
-        took = measure_memory(config.model_copy(update={"device": "cpu"}), most).host
+        took = measure_memory(config.model_copy(update={"device": "cpu"}), most, lanes).host
     except (InputError, MemoryError, RuntimeError):
         return False
     return all(_memory(node) >= took * most for node, most in zip(nodes, places, strict=True))
 
 
-def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any]) -> Footprint | None:
+def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any], lanes: int) -> Footprint | None:
     """Return what a training takes on a node, or nothing where that cannot be known."""
     task: Any = ray.remote(measure_memory).options(
         num_cpus=spec.resources.cpus,
@@ -146,7 +148,7 @@ def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any]) -> Footpri
         max_retries=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
     )
-    trial = task.remote(config, _memory(node))
+    trial = task.remote(config, _memory(node), lanes)
     try:
         footprint: Footprint = ray.get(trial, timeout=_LONGEST_TRY_S)
     except GetTimeoutError:

@@ -13,11 +13,11 @@ from ray.tune.search import SearchAlgorithm
 
 from tune_gan.errors import ConfigError, StorageError
 from tune_gan.results.trials import METRIC, read_reports, trial_folder
+from tune_gan.search.failures import TrialFailure
 from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import tune_trial_id
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import BY_SCHEDULER, SweepStudy, SweepTrial, objectives
-from tune_gan.search.trainable import TrialFailure
 
 
 class TuneTrial(Trial):

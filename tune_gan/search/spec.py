@@ -147,6 +147,11 @@ class Resources(Settings):
 
     cpus: int = Field(1, ge=1, le=1024, description="CPUs of a trial, and its threads.")
     gpus: float = Field(0, ge=0, le=64, description="GPUs of a trial; 0.25 lets four share one.")
+    lanes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1,
+        description="Trials that share these CPUs and GPUs, trained as one batch of models where they "
+        "have the same shape; auto measures how many pay.",
+    )
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Trials at a time; by default as many as CPUs and GPUs allow."
     )
@@ -266,6 +271,7 @@ class SweepSpec(Settings):
                 f"its resources.cpus, {self.resources.cpus}; set that instead"
             )
         self._check_bounds()
+        self._check_lanes()
         self._check_algorithm()
         return self
 
@@ -318,6 +324,15 @@ class SweepSpec(Settings):
                     GanConfig.parse({**base, **point})
                 except ConfigError as error:
                     raise ConfigError(f"space: {error}") from None
+
+    def _check_lanes(self) -> None:
+        searched = self.space.get("spectral_norm")
+        may_be = self.gan.spectral_norm or (searched is not None and True in searched.extremes())
+        if may_be and self.resources.lanes not in (1, "auto"):
+            raise ConfigError(
+                f"resources.lanes {self.resources.lanes}: networks with spectral_norm are trained one "
+                "by one; leave lanes out"
+            )
 
     def _check_algorithm(self) -> None:
         if self.confirmation is not None:

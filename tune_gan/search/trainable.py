@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tune_gan.gan.training import Report, iterate
 from tune_gan.grids import GRIDS
 from tune_gan.metrics.score import WORST_SCORE
 from tune_gan.results.trials import METRIC, REPORTS_FILE, SAMPLES_FILE, ranking_score, trial_folder
+from tune_gan.search.failures import TrialFailure
 from tune_gan.search.health import Health
 from tune_gan.search.spec import SweepSpec
 
@@ -31,19 +34,6 @@ _LOCK_TIMEOUT_S = 120
 CHECKPOINT = "checkpoint"
 # Of the pictures of a trial's samples, in pixels: small, since there are many.
 GRID_SIDE = 160
-
-
-class TrialFailure(Exception):  # noqa: N818 -- not every failure of a trial is an error of the program
-    """Why a trial cannot go on, in a form that travels between processes.
-
-    Args:
-        kind: ``input``, which no retry mends; ``memory``; or ``storage``, which concerns all trials.
-        message: In one line.
-    """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(kind, message)
-        self.kind, self.message = kind, message
 
 
 def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
@@ -61,15 +51,23 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
         TrialFailure: for what a blind retry would not mend.
     """
     number = int(tune.get_context().get_trial_id())
-    folder = trial_folder(Path(run), number)
+    with telling_failures(), opened_trial(Path(run), number, values, SweepSpec.parse(spec)) as trial:
+        if trial.told:
+            tune.report(trial.told)
+        if trial.has_ended:
+            return
+        for report in iterate(trial.config, trial.checkpoint):
+            line = trial.take(report)
+            tune.report(line)
+            if line["state"] != "running":
+                return
+
+
+@contextmanager
+def telling_failures() -> Iterator[None]:
+    """Turn what a blind retry would not mend into `TrialFailure`."""
     try:
-        _require_run(Path(run))
-        _make_folder(folder)
-        # As Ray Tune's own tools look for it.
-        write_whole(folder / "params.json", json.dumps(values))
-        # A process of a sweep that was killed may live on for a moment.
-        with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
-            _train(folder, values, SweepSpec.parse(spec))
+        yield
     except InputError as error:
         raise TrialFailure("input", str(error)) from None
     except StorageError as error:
@@ -83,34 +81,62 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
         raise
 
 
-def _train(folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
-    config = GanConfig.parse({**spec.gan.model_dump(), **values})
-    checkpoint = folder / CHECKPOINT
-    reached, note = _iteration_of(checkpoint)
-    for aside in checkpoint.glob(".*.tmp"):
-        aside.unlink(missing_ok=True)
-    past = keep_reports_until(folder / REPORTS_FILE, reached)
-    if reached and not _ends_at(past, reached):
-        note = f"begun anew, since {folder / REPORTS_FILE} was damaged"
-        reached, past = 0, keep_reports_until(folder / REPORTS_FILE, 0)
-    if past:
-        # Tune may not have heard of it.
-        tune.report({METRIC: min(map(ranking_score, past)), **past[-1]})
-        if past[-1]["state"] != "running":
-            return
-    health = Health(spec.health, spec.grace_period)
-    health.catch_up(past)
-    grids = _grids(folder, config, reached)
-    for report in iterate(config, checkpoint if reached else None):
-        line = _line(report, health, spec)
-        if note and line["state"] == "running":
-            line["cause"], note = note, ""
-        append_line(folder / REPORTS_FILE, line)
-        _draw(folder, grids, report)
-        report.training.save(checkpoint)
-        tune.report(line)
-        if line["state"] != "running":
-            return
+@contextmanager
+def opened_trial(
+    run: Path, number: int, values: dict[str, Any], spec: SweepSpec
+) -> Iterator["TrialRecord"]:
+    """Lock a trial's folder, which is made if it is not there, and say where the trial stands.
+
+    Raises:
+        InputError, StorageError: if it cannot go on.
+    """
+    folder = trial_folder(run, number)
+    _require_run(run)
+    _make_folder(folder)
+    # As Ray Tune's own tools look for it.
+    write_whole(folder / "params.json", json.dumps(values))
+    # A process of a sweep that was killed may live on for a moment.
+    with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
+        yield TrialRecord(folder, values, spec)
+
+
+class TrialRecord:
+    """A trial's folder: where the trial stands, and what is written of each report.
+
+    Attributes:
+        config: What to train.
+        checkpoint: Where to go on from, if anything is there.
+        told: What to tell Ray Tune before anything else, which may not have heard of it.
+        has_ended: Whether nothing is left to train.
+    """
+
+    def __init__(self, folder: Path, values: dict[str, Any], spec: SweepSpec) -> None:
+        self._folder, self._spec = folder, spec
+        self.config = GanConfig.parse({**spec.gan.model_dump(), **values})
+        checkpoint = folder / CHECKPOINT
+        reached, self._note = _iteration_of(checkpoint)
+        for aside in checkpoint.glob(".*.tmp"):
+            aside.unlink(missing_ok=True)
+        past = keep_reports_until(folder / REPORTS_FILE, reached)
+        if reached and not _ends_at(past, reached):
+            self._note = f"begun anew, since {folder / REPORTS_FILE} was damaged"
+            reached, past = 0, keep_reports_until(folder / REPORTS_FILE, 0)
+        self.checkpoint = checkpoint if reached else None
+        self.told = {METRIC: min(map(ranking_score, past)), **past[-1]} if past else {}
+        self.has_ended = bool(past) and past[-1]["state"] != "running"
+        self._health = Health(spec.health, spec.grace_period)
+        self._health.catch_up(past)
+        self._grids = _grids(folder, self.config, reached)
+
+    def take(self, report: Report) -> dict[str, Any]:
+        """Write a report, its samples and a checkpoint, in this order; return the report's line."""
+        line = _line(report, self._health, self._spec)
+        if self._note and line["state"] == "running":
+            line["cause"], self._note = self._note, ""
+        append_line(self._folder / REPORTS_FILE, line)
+        _draw(self._folder, self._grids, report)
+        report.training.save(self._folder / CHECKPOINT)
+        return line
 
 
 def _grids(folder: Path, config: GanConfig, reached: int) -> Grids:

@@ -1,10 +1,11 @@
 """Run a sweep on Ray Tune."""
 
 import logging
+import math
 import os
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folder, read_sweep
 from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
+from tune_gan.search.lane_trainable import relay_trial
+from tune_gan.search.lanes import LaneEnds, lane_actors, lanes_of, share_of_cpus
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.memory import Room, room_for
 from tune_gan.search.progress import SweepProgress
@@ -115,12 +118,12 @@ def start_sweep(
             require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray(address, min_nodes):
                 require_visible(folder / LOCK_FILE)
-                room = room_for(spec, num_workers(spec, ray.cluster_resources()))
+                lanes, room = _room(spec, console)
                 save_warm_start(folder, warm_trials)
                 write_whole(folder / "sweep.yaml", spec.to_yaml())
                 write_environment(folder)
                 study = SweepStudy(folder, spec)
-                return _sweep(study, room, console)
+                return _sweep(study, room, lanes, console)
         except BaseException:
             # Leave nothing behind where nothing was begun.
             if not (folder / "sweep.yaml").exists():
@@ -171,9 +174,22 @@ def resume_sweep(
         _take_over(study, _prepare(study.spec, folder, console))
         with on_ray(address, min_nodes):
             require_visible(folder / LOCK_FILE)
-            room = room_for(study.spec, num_workers(study.spec, ray.cluster_resources()))
+            lanes, room = _room(study.spec, console)
             note_resumption(folder)
-            return _sweep(study, room, console)
+            return _sweep(study, room, lanes, console)
+
+
+def _room(spec: SweepSpec, console: Console) -> tuple[int, Room]:
+    """Return how many lanes a process has, and how many trials there is room for at a time."""
+    lanes, note = lanes_of(spec)
+    if note:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    workers = num_workers(spec, ray.cluster_resources(), lanes)
+    if lanes == 1:
+        return lanes, room_for(spec, workers)
+    # Memory is that of processes, and those of the trials themselves hold next to none.
+    room = room_for(spec, math.ceil(workers / lanes), lanes)
+    return lanes, Room(min(workers, lanes * room.workers), note=room.note)
 
 
 def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
@@ -268,7 +284,7 @@ def default_run_folder(spec: SweepSpec) -> Path:
     return Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
-def _sweep(study: SweepStudy, room: Room, console: Console) -> SweepEnd:
+def _sweep(study: SweepStudy, room: Room, lanes: int, console: Console) -> SweepEnd:
     spec, folder = study.spec, study.folder
     left = _num_left(study)
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
@@ -292,7 +308,9 @@ def _sweep(study: SweepStudy, room: Room, console: Console) -> SweepEnd:
     budget = Budget(study, search)
     try:
         watching = [_progress(study, console, room.workers, budget), *told]
-        _fit(study, search, budget, room, watching)
+        with _trainable(study, room, lanes) as (trainable, callbacks):
+            callbacks += [Supervisor(study, search, budget), Curves(study), *watching]
+            _fit(study, search, budget, trainable, callbacks)
     except Exception as error:
         # What Tune makes of it does not say what happened.
         if known := study.broken or search.problem:
@@ -318,12 +336,31 @@ def _progress(study: SweepStudy, console: Console, workers: int, budget: Budget)
     return SweepProgress(study, console, scores, workers, budget.seconds_left)
 
 
+@contextmanager
+def _trainable(study: SweepStudy, room: Room, lanes: int) -> Iterator[tuple[Any, list[tune.Callback]]]:
+    """Return what Tune runs for each trial, with what it takes of a machine, and what has to know."""
+    spec = study.spec
+    if lanes == 1:
+        trainable = tune.with_parameters(
+            train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
+        )
+        # As Ray has it, which then places no more trials on a node than it has memory for.
+        taken = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
+        yield tune.with_resources(trainable, taken), []
+        return
+    processes = math.ceil(room.workers / lanes)
+    with lane_actors(spec, str(study.folder), lanes, processes) as pools:
+        trainable = tune.with_parameters(relay_trial, pools=pools)
+        taken = {"cpu": share_of_cpus(spec, lanes)}
+        yield tune.with_resources(trainable, taken), [LaneEnds(pools)]
+
+
 def _fit(
     study: SweepStudy,
     search: StudySearch,
     budget: Budget,
-    room: Room,
-    watching: list[tune.Callback],
+    trainable: Any,
+    callbacks: list[tune.Callback],
 ) -> None:
     spec, folder = study.spec, study.folder
     # The console shows what happens; Tune's own tables, tips, lists and log files are switched off.
@@ -333,13 +370,8 @@ def _fit(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.num_workers)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     past = {trial.number: _judged_reports(trial) for trial in study.trials}
-    trainable = tune.with_parameters(
-        train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
-    )
-    # As Ray has it, which then places no more trials on a node than it has memory for.
-    resources = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+        trainable,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",
@@ -353,11 +385,7 @@ def _fit(
             name=folder.name,
             storage_path=str(folder.parent),
             stop=budget,
-            callbacks=[
-                Supervisor(study, search, budget),
-                Curves(study),
-                *watching,
-            ],
+            callbacks=callbacks,
             verbose=0,
         ),
     )

@@ -242,7 +242,8 @@ def _activation_with_alpha(layer: nn.Module, settings: LaneSettings) -> _Layer:
             scaled: Tensor = F.elu(values / alpha) * alpha
             return scaled
         if isinstance(layer, nn.Threshold):
-            return values * (values > alpha)
+            kept: Tensor = values * (values > alpha)
+            return kept
         # Both are alpha times something where that is negative. Told so, not by `where`, which takes
         # ten times as long on a CPU.
         output = F.elu(values) if isinstance(layer, nn.ELU) else values
@@ -259,4 +260,5 @@ def _as_channels(values: Tensor) -> Tensor:
 
 def _as_lanes(values: Tensor, num_lanes: int) -> Tensor:
     """Map ``(B, lanes C, ...)`` to ``(lanes, B, C, ...)``, without a copy."""
-    return values.unflatten(1, (num_lanes, -1)).transpose(0, 1)
+    lanes_second: Tensor = values.unflatten(1, (num_lanes, -1))
+    return lanes_second.transpose(0, 1)

@@ -1,0 +1,235 @@
+"""Trains many trials in lanes, in a thread of its own, and answers their processes."""
+
+import os
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
+from tune_gan.gan.training import Report
+from tune_gan.search.spec import SweepSpec
+from tune_gan.search.trainable import TrialRecord, opened_trial, telling_failures
+
+_LOOK_AGAIN_S = 5.0
+# How long a trial that is due waits for its process, which may have died without a word.
+_LONGEST_SILENCE_S = 60.0
+
+
+@dataclass(eq=False)
+class _Trial:
+    """A trial from its submission to its end.
+
+    Attributes:
+        number: In the sweep.
+        values: Its searched fields.
+        record: Its folder, once it was opened.
+        lane: Its lane, once it has one.
+        stack: Closes the folder.
+        begun: Whether it was begun with.
+        asked: Whether its process waits for the next line: what it was told is judged then.
+        answer: The next line, or why there is none.
+        is_over: Whether no more lines come.
+    """
+
+    number: int
+    values: dict[str, Any]
+    record: TrialRecord | None = None
+    lane: Lane | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+    begun: bool = False
+    asked: bool = False
+    answer: dict[str, Any] | Exception | None = None
+    is_over: bool = False
+
+
+class LaneTrainer:
+    """Trains the trials that are submitted to it, those of each shape as one batch of models.
+
+    A trial's process submits it, asks for one line after the other and tells Ray Tune, and says when
+    Tune has stopped it. A lane trains on while Tune judges its last report, but nothing of the next one
+    is written before Tune has let it go on: what is written does not depend on who was faster.
+
+    Args:
+        spec: The sweep.
+        run: The run folder.
+        num_lanes: Trials at a time.
+    """
+
+    def __init__(self, spec: dict[str, Any], run: str, num_lanes: int) -> None:
+        self._spec, self._run, self._num_lanes = SweepSpec.parse(spec), Path(run), num_lanes
+        self._trials: dict[int, _Trial] = {}
+        self._pools: dict[Any, LanePool] = {}
+        self._changed = threading.Condition()
+        self._alive_at = time.monotonic()
+        threading.Thread(target=self._train, daemon=True).start()
+
+    def load(self) -> int:
+        """Return how many trials it has."""
+        with self._changed:
+            return self._load()
+
+    def submit(self, number: int, values: dict[str, Any]) -> bool:
+        """Take a trial, from its last checkpoint on; return whether there was room for it."""
+        with self._changed:
+            before = self._trials.get(number)
+            if before is None and self._load() >= self._num_lanes:
+                return False
+            if before is not None:
+                # Of a process that died; the trial's folder is to be closed first.
+                before.is_over = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._trials.get(number) is not before)
+            self._trials[number] = _Trial(number, values)
+            self._changed.notify_all()
+            return True
+
+    def next(self, number: int) -> dict[str, Any] | None:
+        """Wait for a trial's next line and return it, or nothing where no more come.
+
+        Raises:
+            TrialFailure: why the trial cannot go on; and whatever else happened to it.
+        """
+        with self._changed:
+            trial = self._trials.get(number)
+            if trial is None:
+                raise RuntimeError(f"its lane was given up: no word from it for {_LONGEST_SILENCE_S} s")
+            trial.asked = True
+            self._changed.notify_all()
+            while trial.answer is None and not trial.is_over:
+                self._changed.wait(_LOOK_AGAIN_S)
+                self._require_life()
+            answer, trial.answer, trial.asked = trial.answer, None, False
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    def stop(self, number: int) -> None:
+        """Let a trial go, whether it has ended or Tune has stopped it."""
+        with self._changed:
+            if number in self._trials:
+                self._trials[number].is_over = True
+                self._changed.notify_all()
+
+    def _load(self) -> int:
+        return sum(not trial.is_over for trial in self._trials.values())
+
+    def _require_life(self) -> None:
+        """End the process if training hangs; Ray starts another, and Tune its trials again."""
+        if time.monotonic() - self._alive_at > self._spec.failures.report_timeout:
+            os._exit(1)
+
+    def _train(self) -> None:
+        while True:
+            self._settle()
+            for pool in list(self._pools.values()):
+                self._advance(pool)
+                self._alive_at = time.monotonic()
+
+    def _settle(self) -> None:
+        """Let trials go that are over and begin with new ones; wait where there is nothing to do."""
+        with self._changed:
+            while not self._pools and not self._trials:
+                self._alive_at = time.monotonic()
+                self._changed.wait(_LOOK_AGAIN_S)
+            trials = list(self._trials.values())
+        for trial in trials:
+            if trial.is_over:
+                self._let_go(trial)
+        for trial in trials:
+            if not (trial.is_over or trial.begun):
+                trial.begun = True
+                self._answering(trial, self._begin)
+        if not self._pools:
+            # All that there is waits for its process to take an answer.
+            with self._changed:
+                self._alive_at = time.monotonic()
+                self._changed.wait(0.01)
+
+    def _begin(self, trial: _Trial) -> dict[str, Any] | None:
+        opened = opened_trial(self._run, trial.number, trial.values, self._spec)
+        trial.record = trial.stack.enter_context(opened)
+        if not trial.record.has_ended:
+            config = trial.record.config
+            pool = self._pools.get(shape_of(config))
+            if pool is None:
+                pool = self._pools[shape_of(config)] = LanePool(config, self._num_lanes)
+            trial.lane = pool.join(config, trial.record.checkpoint)
+        return trial.record.told or None
+
+    def _advance(self, pool: LanePool) -> None:
+        """Train one pool for a while, and report what is due."""
+        with self._changed:
+            trials = list(self._trials.values())
+        of_lane = {trial.lane: trial for trial in trials if trial.lane is not None}
+        try:
+            with telling_failures():
+                due = pool.advance()
+        # Whatever it is, it befalls all of them, and they are told.
+        except Exception as error:
+            for lane in pool.lanes:
+                self._answer(of_lane[lane], error)
+                self._leave(of_lane[lane])
+            return
+        for lane in due:
+            trial = of_lane[lane]
+            if self._is_awaited(trial):
+                self._answering(trial, lambda trial: self._report(trial, pool))
+            else:
+                self._let_go(trial)
+
+    def _is_awaited(self, trial: _Trial) -> bool:
+        """Wait until Tune has judged a trial's last report; return whether it is to go on."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (trial.asked and trial.answer is None) or trial.is_over, _LONGEST_SILENCE_S
+            )
+            return trial.asked and not trial.is_over
+
+    def _report(self, trial: _Trial, pool: LanePool) -> dict[str, Any]:
+        assert trial.record is not None
+        assert trial.lane is not None
+        report: Report = pool.report(trial.lane)
+        line = trial.record.take(report)
+        if line["state"] != "running":
+            self._leave(trial)
+        return line
+
+    def _answering(self, trial: _Trial, do: Any) -> None:
+        """Do something for a trial and answer its process with what came of it."""
+        try:
+            with telling_failures():
+                answer = do(trial)
+        # Whatever it is, it befalls this trial alone, and it is told.
+        except Exception as error:
+            self._leave(trial)
+            answer = error
+        if answer is not None:
+            self._answer(trial, answer)
+
+    def _answer(self, trial: _Trial, answer: dict[str, Any] | Exception) -> None:
+        with self._changed:
+            trial.answer = answer
+            self._changed.notify_all()
+
+    def _leave(self, trial: _Trial) -> None:
+        """Make a trial's lane free."""
+        if trial.lane is None:
+            return
+        for shape, pool in list(self._pools.items()):
+            if trial.lane in pool.lanes:
+                pool.leave(trial.lane)
+                if not pool.lanes:
+                    del self._pools[shape]
+        trial.lane = None
+
+    def _let_go(self, trial: _Trial) -> None:
+        self._leave(trial)
+        trial.stack.close()
+        with self._changed:
+            trial.is_over = True
+            if self._trials.get(trial.number) is trial:
+                del self._trials[trial.number]
+            self._changed.notify_all()

@@ -1,0 +1,127 @@
+"""The processes that train a sweep's trials in lanes, and how many lanes each has."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tune_gan.gan.lanes.gain import measure_gain
+from tune_gan.gan.lanes.networks import has_lanes
+from tune_gan.gan.lanes.pool import LANE_FIELDS
+from tune_gan.search.lane_actor import LaneActor
+from tune_gan.search.spec import SweepSpec
+
+# Ray counts CPUs in ten-thousandths.
+_PARTS_OF_A_CPU = 10_000
+# Calls at a time of each lane, and some of those that ask for one.
+_CALLS_OF_A_LANE = 3
+_MORE_CALLS = 64
+
+
+class Lanes(NamedTuple):
+    """How many lanes a sweep has.
+
+    Attributes:
+        of_a_process: Trials that one process trains, 1 where trials are trained one by one.
+        note: What to tell of it, empty where nobody asked.
+    """
+
+    of_a_process: int
+    note: str = ""
+
+
+def lanes_of(spec: SweepSpec) -> Lanes:
+    """Return how many lanes a sweep asks for, measured on this machine where it says ``auto``.
+
+    Raises:
+        ConfigError: if the device is not there.
+        DataError: if the data set cannot be loaded.
+    """
+    lanes = spec.resources.lanes
+    if lanes != "auto":
+        return Lanes(lanes)
+    others = [field for field in spec.space if field not in LANE_FIELDS]
+    if others:
+        return Lanes(1, f"lanes: 1, since {others[0]} is searched and lanes want GANs of one shape")
+    if not has_lanes(spec.gan):
+        return Lanes(1, "lanes: 1, since networks with spectral_norm are trained one by one")
+    gain = measure_gain(spec.gan)
+    if gain.lanes == 1:
+        return Lanes(1, "lanes: 1, since more make it no faster here")
+    return Lanes(
+        gain.lanes, f"lanes: {gain.lanes}, together {gain.ratio:.1f} times as fast here as one"
+    )
+
+
+def share_of_cpus(spec: SweepSpec, lanes: int) -> float:
+    """Return what Ray is to count for the process of one trial in a lane."""
+    return math.floor(_PARTS_OF_A_CPU * spec.resources.cpus / lanes) / _PARTS_OF_A_CPU
+
+
+@contextmanager
+def lane_actors(spec: SweepSpec, run: str, lanes: int, most: int) -> Iterator[list[Any]]:
+    """Start the processes that train, as many as each node has CPUs and GPUs for; end them afterwards.
+
+    A process that dies is started again by Ray.
+
+    Args:
+        spec: The sweep.
+        run: The run folder.
+        lanes: Of each process.
+        most: Processes at the most.
+    """
+    actors: list[Any] = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        places = int(node["Resources"].get("CPU", 0) // spec.resources.cpus)
+        if spec.resources.gpus:
+            places = min(places, int(node["Resources"].get("GPU", 0) / spec.resources.gpus))
+        places = min(places, most - len(actors))
+        actors += [_start(spec, run, lanes, node["NodeID"]) for _ in range(places)]
+    try:
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _start(spec: SweepSpec, run: str, lanes: int, node: str) -> Any:
+    actor: Any = ray.remote(LaneActor)
+    # Its CPUs are counted with the processes of its trials.
+    return actor.options(
+        num_cpus=0,
+        num_gpus=spec.resources.gpus,
+        max_restarts=-1,
+        max_concurrency=_CALLS_OF_A_LANE * lanes + _MORE_CALLS,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    ).remote(spec.model_dump(mode="json"), run, lanes)
+
+
+class LaneEnds(tune.Callback):
+    """Tells the processes that train of trials that Tune has ended, which keeps theirs waiting.
+
+    Args:
+        actors: Of `lane_actors`.
+    """
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = actors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything when Tune pickles its settings, which nobody reads."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Let a trial go."""
+        for actor in self._actors:
+            actor.stop.remote(int(trial.trial_id))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Let a trial go."""
+        self.on_trial_complete(iteration, trials, trial)
