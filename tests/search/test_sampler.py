@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_gan.errors import ConfigError
-from tune_gan.search.sampler import draw
+from tune_gan.search.sampler import _seed, draw
 from tune_gan.search.spec import SweepSpec
+from tune_gan.space import in_order
 
 ALGORITHMS = ("random", "tpe")
 SPACE: dict[str, Any] = {
@@ -219,3 +221,86 @@ def test_tpe_heeds_the_direction_of_the_second_objective(second: str, best: int)
     trials = [_trial(spec, {"disc_steps": steps}, [1.0, float(steps)]) for steps in (1, 2, 5) * 8]
     drawn = [draw(spec, n, trials)["disc_steps"] for n in range(40)]
     assert max(set(drawn), key=drawn.count) == best
+
+
+def _draw_from_copies(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """Draw as Optuna does by itself: in a study that is told of every trial."""
+    seed = _seed(spec, number)
+    random_sampler = optuna.samplers.RandomSampler(seed=seed)
+    is_tpe = spec.search.algorithm == "tpe"
+    sampler = optuna.samplers.TPESampler(seed=seed) if is_tpe else random_sampler
+    study = optuna.create_study(directions=spec.search.directions, sampler=sampler)
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
+            if len(spec.search.objectives) > 1:
+                trial = create_trial(
+                    state=trial.state,
+                    values=trial.values,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                )
+            study.add_trial(trial)
+    for count in range(1000):
+        if count == 50:
+            study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        asked = study.ask()
+        point: dict[str, Any] = {}
+        for name in in_order(spec.space):
+            if spec.space[name].is_active(point):
+                point[name] = spec.space[name].suggest(asked, name)
+        if spec.allows(point):
+            return point
+        study.tell(asked, state=TrialState.FAIL)
+    raise AssertionError
+
+
+def _of_all_states(spec: SweepSpec) -> list[FrozenTrial]:
+    """Return trials as they stand after a while: of each state, with ties, one outside of the space."""
+    drawn = spec.model_copy(update={"search": spec.search.model_copy(update={"algorithm": "random"})})
+    trials = []
+    for number in range(48):
+        point = draw(drawn, 1000 + number, [])
+        if number == 0:
+            del point["gen_lr"]
+        scores = {step: round(100 / (step + number % 7), 1) for step in range(1, 2 + number % 4)}
+        state = TrialState.COMPLETE
+        if number > 40:
+            state = TrialState.RUNNING
+        elif number % 3:
+            state = {1: TrialState.FAIL, 2: TrialState.WAITING}.get(number % 8, TrialState.PRUNED)
+        told = [min(scores.values()), float(number % 5)][: len(spec.search.objectives)]
+        values = told if state == TrialState.COMPLETE else None
+        trials.append(_trial(spec, point, values, state, scores))
+    return trials
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("objectives", [["fid_proxy"], ["fid_proxy", "samples_per_s"]])
+@pytest.mark.parametrize(
+    ("space", "constraints"),
+    [
+        (SPACE, []),
+        (SPACE, ["disc_lr >= gen_lr", "dropout < 0.25"]),
+        ({**CONDITIONAL, **SPACE}, ["disc_lr >= gen_lr"]),
+    ],
+)
+def test_a_draw_is_that_of_a_study_which_was_told_of_every_trial(
+    algorithm: str, objectives: list[str], space: dict[str, Any], constraints: list[str]
+) -> None:
+    spec = _spec(algorithm, space=space, constraints=constraints, search={"objectives": objectives})
+    trials = _of_all_states(spec)
+    own, warm = trials[:36], trials[36:]
+    for number, trial in enumerate(own):
+        trial.number = number
+    before = copy.deepcopy(trials)
+    for known in ([], trials[:9], own, [*own, *warm], warm):
+        for number in (1, 48, 49):
+            assert draw(spec, number, known) == _draw_from_copies(spec, number, known)
+    assert trials == before
+
+
+def test_tpe_that_is_sure_of_a_forbidden_corner_ends_at_the_same_random_point() -> None:
+    free, bound = _spec(), _spec(constraints=["disc_lr >= gen_lr"])
+    trials = _complete(free, 60, lambda point: math.log(point["disc_lr"] / point["gen_lr"]))
+    for number in range(3):
+        assert draw(bound, number, trials) == _draw_from_copies(bound, number, trials)

@@ -171,6 +171,16 @@ def test_a_trial_that_hung_is_told_so_once() -> None:
     assert trial.cause == "ValueError: x (2 times in a row)"
 
 
+def test_of_its_reports_a_trial_keeps_the_last_alone() -> None:
+    trial = _trial()
+    for iteration in (10, 20):
+        trial.update_last_result({"iteration": iteration, "training_iteration": iteration})
+    assert trial.last_result["iteration"] == 20
+    assert trial.metric_analysis == {}
+    trial.restore_run_metadata(trial.get_json_state()[1])
+    assert trial.last_result["iteration"] == 20
+
+
 def _nothing(config: dict[str, Any]) -> None:
     pass
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,13 @@ def test_numbers_are_those_of_optuna(tmp_path: Path) -> None:
     assert reopened.add(POINT).number == 5
     assert [trial.number for trial in reopened.frozen_trials] == list(range(6))
     assert [number for number, _, _ in _listed(tmp_path / "run")] == list(range(6))
+
+
+def test_what_is_asked_of_one_trial_or_of_all_is_what_the_list_says(tmp_path: Path) -> None:
+    study = _varied(tmp_path / "run")
+    assert [study.trial(number) for number in range(7)] == study.trials
+    assert [study.has(number) for number in (0, 6, 7, 99)] == [True, True, False, False]
+    assert study.states == Counter(trial.state for trial in study.trials)
 
 
 def test_a_report_counts_once(tmp_path: Path) -> None:
@@ -603,6 +611,8 @@ def test_a_journal_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
     """Ray Tune asks for the number of trials all the time."""
     study = _create(tmp_path / "run")
     (tmp_path / "run" / STORAGE_FILE).unlink()
+    with pytest.raises(StorageError, match="No such file or directory"):
+        study.has(0)
     with pytest.raises(StorageError, match="No such file or directory"):
         len(study.frozen_trials)
 

@@ -1,7 +1,6 @@
 """What a sweep shows while it runs: a live table on a terminal, a line for every finished trial."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,11 +40,15 @@ class SweepProgress(tune.Callback):
         self._study, self._spec, self._console = study, study.spec, console
         self._workers, self._budget_left = workers, budget_left
         self._started = time.monotonic()
-        self._num_before = self._num_finished = len(scores)
-        self._share_done: dict[str, float] = {}
-        self._share_before: dict[str, float] = {}
+        self._num_trials = self._spec.num_trials
+        self._num_finished = len(scores)
+        # Of the trials that have not ended: their shares now, and when this start first heard of them.
+        self._shares: dict[str, float] = {}
+        self._shares_before: dict[str, float] = {}
+        # What those that have ended did since this start.
+        self._share_ended = 0.0
         self._iterations: dict[str, int] = {}
-        self._iterations_before: dict[str, int] = {}
+        self._iterations_spent = 0
         self._running: dict[str, Running] = {}
         self._scores = {str(n): score for n, score in scores.items() if score is not None}
         self._reported: dict[str, float] = {}
@@ -75,9 +78,9 @@ class SweepProgress(tune.Callback):
         share = reached / self._spec.gan.num_iterations
         # What a resumed trial had done before is not of this start's speed.
         is_first = result["evaluation"] == 1
-        self._share_before.setdefault(trial.trial_id, 0.0 if is_first else share)
-        self._iterations_before.setdefault(number, 0 if is_first else reached)
-        self._share_done[trial.trial_id] = share
+        self._shares_before.setdefault(number, 0.0 if is_first else share)
+        self._shares[number] = share
+        self._iterations_spent += reached - self._iterations.get(number, 0 if is_first else reached)
         self._iterations[number] = reached
         best = float(result[METRIC])
         if best < self._scores.get(number, float("inf")):
@@ -122,13 +125,15 @@ class SweepProgress(tune.Callback):
         self._live.stop()
 
     def _finish(self, trial: Trial, end: str) -> None:
+        number = trial_number(trial)
         self._num_finished += 1
-        self._share_done[trial.trial_id] = 1.0
-        self._running.pop(trial_number(trial), None)
+        self._share_ended += 1.0 - self._shares_before.pop(number, 0.0)
+        for of_running in (self._shares, self._iterations, self._running):
+            of_running.pop(number, None)
         left = self._describe_left()
-        counts = f"{self._num_finished}/{self._spec.num_trials}"
+        counts = f"{self._num_finished}/{self._num_trials}"
         note = ", ".join(part for part in (self._describe_best(), left) if part)
-        line = f"[{counts}] trial {trial_number(trial)} {end} ({note})"
+        line = f"[{counts}] trial {number} {end} ({note})"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _describe_best(self) -> str:
@@ -143,9 +148,10 @@ class SweepProgress(tune.Callback):
 
     def _seconds_left(self) -> float | None:
         # Another thread asks while reports come in.
-        shares = dict(self._share_done)
-        done = sum(share - self._share_before.get(trial, 0.0) for trial, share in shares.items())
-        left = self._spec.num_trials - self._num_before - sum(shares.values())
+        shares = dict(self._shares)
+        done = self._share_ended
+        done += sum(share - self._shares_before.get(number, 0.0) for number, share in shares.items())
+        left = self._num_trials - self._num_finished - sum(shares.values())
         if done <= 0 or left <= 0:
             return None
         elapsed = time.monotonic() - self._started
@@ -160,11 +166,10 @@ class SweepProgress(tune.Callback):
         scores, running = dict(self._scores), list(self._running.values())
         best = min(scores, key=lambda number: scores[number]) if scores else None
         known = {} if best is None else self._best(best, scores[best], now)
-        spent = sum(dict(self._iterations).values()) - sum(dict(self._iterations_before).values())
-        states = Counter(trial.state for trial in list(self._study.trials))
+        spent = self._iterations_spent
         return Standing(
-            self._spec.num_trials,
-            states,
+            self._num_trials,
+            self._study.states,
             **known,
             iterations_per_s=spent / (now - self._started) if spent else None,
             running=running,
@@ -173,12 +178,11 @@ class SweepProgress(tune.Callback):
         )
 
     def _best(self, number: str, score: float, now: float) -> dict[str, Any]:
-        values = next((t.values for t in list(self._study.trials) if t.number == int(number)), {})
         age = now - self._reported[number] if number in self._reported else None
         return {
             "best_trial": int(number),
             "best_score": score,
-            "best_config": values,
+            "best_config": self._study.trial(int(number)).values,
             "best_age_s": age,
         }
 

@@ -1,10 +1,12 @@
 """Draws points of a space: at random, or by Optuna's TPE from the trials so far."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Container, Sequence
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from tune_gan.errors import ConfigError
 from tune_gan.search.spec import SweepSpec
@@ -28,19 +30,21 @@ def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[st
     Args:
         spec: The sweep.
         number: Number of the trial to be.
-        trials: What to learn from: complete trials by their score, pruned ones, as Optuna's TPE does,
-            behind all complete ones and by how far they came, with two objectives as equals; and
+        trials: What TPE learns from: complete trials by their score, pruned ones, as Optuna's TPE
+            does, behind all complete ones and by how far they came, with two objectives as equals; and
             running ones, to keep away from.
 
     Raises:
         ConfigError: if hardly any point fulfils the constraints.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(directions=spec.search.directions, sampler=_sampler(spec, number))
-    learnt = [trial for trial in trials if trial.state in _LEARNT_FROM]
-    if len(spec.search.objectives) > 1:
-        learnt = [_without_reports(trial) for trial in learnt]
-    study.add_trials(learnt)
+    # Each time it is set all loggers of the process forget what they know of their levels.
+    if optuna.logging.get_verbosity() != optuna.logging.ERROR:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=_Lending(_lent(spec, trials)),
+        directions=spec.search.directions,
+        sampler=_sampler(spec, number),
+    )
     order = in_order(spec.space)
     for count in range(_MOST_DRAWS):
         if count == _TPE_DRAWS:
@@ -60,14 +64,52 @@ def draw(spec: SweepSpec, number: int, trials: Sequence[FrozenTrial]) -> dict[st
     )
 
 
-def _without_reports(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial whose reports Optuna's TPE cannot compare, with more than one objective."""
-    return create_trial(
-        state=trial.state,
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-    )
+class _Lending(InMemoryStorage):
+    """A study in memory that begins with trials of another, as they are; Optuna would copy each.
+
+    Args:
+        lent: The trials, by their number.
+    """
+
+    def __init__(self, lent: list[FrozenTrial]) -> None:
+        super().__init__()
+        self._lent = lent
+        self._first_number = lent[-1].number + 1 if lent else 0
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Add a trial, numbered behind those that are lent."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        self.get_trial(trial_id).number += self._first_number
+        return trial_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials that are lent, then those that were added."""
+        lent = [trial for trial in self._lent if states is None or trial.state in states]
+        added = super().get_all_trials(study_id, deepcopy, states)
+        return [*(copy.deepcopy(lent) if deepcopy else lent), *added]
+
+
+def _lent(spec: SweepSpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return what the sampler learns from, each trial numbered by its place."""
+    if spec.search.algorithm != "tpe":
+        return []
+    # Optuna's TPE cannot compare them with more than one objective.
+    with_reports = len(spec.search.objectives) == 1
+    return [
+        trial if with_reports and trial.number == place else _copied(trial, place, with_reports)
+        for place, trial in enumerate(trials)
+        if trial.state in _LEARNT_FROM
+    ]
+
+
+def _copied(trial: FrozenTrial, number: int, with_reports: bool) -> FrozenTrial:
+    copied = copy.copy(trial)
+    copied.number = number
+    if not with_reports:
+        copied.intermediate_values = {}
+    return copied
 
 
 def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:

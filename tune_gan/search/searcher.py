@@ -63,6 +63,15 @@ class TuneTrial(Trial):
         """Return whether the trial starts again from its last checkpoint."""
         return self._retry
 
+    def update_last_result(self, result: dict[str, Any]) -> None:
+        """Keep a report, without Tune's statistics of each of its numbers, which nobody reads.
+
+        They would stay in memory after the trial's end.
+        """
+        super().update_last_result(result)  # type: ignore[no-untyped-call]
+        self.run_metadata.metric_analysis.clear()
+        self.run_metadata.metric_n_steps.clear()
+
     def set_status(self, status: str) -> None:
         """Take the status; a trial that wants its device for itself asks for it before it waits."""
         super().set_status(status)  # type: ignore[no-untyped-call]
@@ -98,6 +107,8 @@ class StudySearch(SearchAlgorithm):
         self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
         self._pending = [trial for trial in trials if trial.state == "pending"]
         self._given = study.spec.given_points()
+        # Tune asks for it all the time, and a grid has to be laid out to be counted.
+        self._num_trials = study.spec.num_trials
         self._live: dict[int, TuneTrial] = {}
         self._experiment: Experiment | None = None
         self.is_over = False
@@ -115,7 +126,7 @@ class StudySearch(SearchAlgorithm):
     @property
     def total_samples(self) -> int:
         """Trials of the whole sweep."""
-        return self._study.spec.num_trials
+        return self._num_trials
 
     def add_configurations(self, experiments: Any) -> None:
         """Take the experiment that the trials are of."""
@@ -127,7 +138,7 @@ class StudySearch(SearchAlgorithm):
             return self._finished
         if self.is_over:
             return True
-        return not self._pending and len(self._study.frozen_trials) >= self.total_samples
+        return not self._pending and self._study.has(self.total_samples - 1)
 
     def next_trial(self) -> Trial | None:
         """Return the next trial: one that has ended, one to go on with, a new one, or none for now."""
@@ -231,7 +242,7 @@ class StudySearch(SearchAlgorithm):
         made = self._tune_trial(trial)
         reports = read_reports(trial_folder(self._study.folder, trial.number) / "result.json")
         if reports:
-            made.update_last_result(dict(reports[-1]))  # type: ignore[no-untyped-call]
+            made.update_last_result(dict(reports[-1]))
         made.set_status(Trial.TERMINATED)
         made.init_local_path()  # type: ignore[no-untyped-call]
         return made

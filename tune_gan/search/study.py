@@ -7,6 +7,7 @@ number, which is also that of its folder and of Ray Tune's trial; and again when
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class SweepStudy:
         else:
             write_whole(folder / TRIALS_FILE, "")
             self._storage, self._study = _create(folder, spec, folder / STORAGE_FILE)
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         self.spec = SweepSpec.parse(json.loads(self._study.user_attrs[_SPEC]))
         self._distributions = {name: d.to_optuna() for name, d in self.spec.space.items()}
 
@@ -95,16 +97,31 @@ class SweepStudy:
     @property
     def frozen_trials(self) -> list[FrozenTrial]:
         """The trials as Optuna has them."""
-        try:
+        with self._reading():
             return self._study.get_trials(deepcopy=False)
-        except OSError as error:
-            path = self.folder / STORAGE_FILE
-            raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
 
     @property
     def trials(self) -> list[SweepTrial]:
         """All trials, by their number."""
         return [_from_frozen(trial) for trial in self.frozen_trials]
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many trials are in which state."""
+        return Counter(_state(trial) for trial in self.frozen_trials)
+
+    def trial(self, number: int) -> SweepTrial:
+        """Return one trial, at no more cost where there are thousands."""
+        return _from_frozen(self._frozen(number))
+
+    def has(self, number: int) -> bool:
+        """Return whether there is a trial of that number, at no more cost where there are thousands."""
+        with self._reading():
+            try:
+                self._id(number)
+            except KeyError:
+                return False
+        return True
 
     def add(self, values: Mapping[str, Any]) -> SweepTrial:
         """Write down a new trial that is about to start.
@@ -123,10 +140,10 @@ class SweepStudy:
             user_attrs={_OTHER_VALUES: others} if others else {},
         )
         with self._writing():
-            study_id = self._storage.get_study_id_from_name(self._study.study_name)
-            trial_id = self._storage.create_new_trial(study_id, template_trial=trial)
+            trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
         # Not simply the last, which may be another process's.
-        added = self.trials[self._storage.get_trial_number_from_id(trial_id)]
+        with self._reading():
+            added = _from_frozen(self._storage.get_trial(trial_id))
         self._list(added.number, "running", "", added.values)
         return added
 
@@ -145,7 +162,7 @@ class SweepStudy:
     def report(self, number: int, evaluation: int, score: float) -> None:
         """Write down the best score of a trial at a report."""
         with self._writing():
-            if evaluation not in self.frozen_trials[number].intermediate_values:
+            if evaluation not in self._frozen(number).intermediate_values:
                 self._storage.set_trial_intermediate_value(self._id(number), evaluation, score)
 
     def note(self, number: int, cause: str) -> None:
@@ -164,7 +181,7 @@ class SweepStudy:
             objectives: The values of the search's objectives, where it has come to its own end.
         """
         with self._writing():
-            if not self.frozen_trials[number].state.is_finished():
+            if not self._frozen(number).state.is_finished():
                 self._storage.set_trial_user_attr(self._id(number), "state", state)
                 self._storage.set_trial_user_attr(self._id(number), "cause", cause)
                 self._tell(number, _told(state, cause), objectives)
@@ -192,15 +209,26 @@ class SweepStudy:
     def _set_state(self, number: int, state: TrialState) -> None:
         self._storage.set_trial_state_values(self._id(number), state)
 
+    def _frozen(self, number: int) -> FrozenTrial:
+        with self._reading():
+            return self._storage.get_trial(self._id(number))
+
     def _id(self, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _list(
         self, number: int, state: str, cause: str, values: Mapping[str, Any] | None = None
     ) -> None:
         with self._writing():
             append_line(self.folder / TRIALS_FILE, _line(number, state, cause, values))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = self.folder / STORAGE_FILE
+            raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -412,14 +440,19 @@ def objectives(spec: SweepSpec, reports: Sequence[Mapping[str, Any]]) -> list[fl
 
 def _from_frozen(trial: FrozenTrial) -> SweepTrial:
     others = trial.user_attrs.get(_OTHER_VALUES, {})
+    state, cause = _state(trial), ""
     if trial.state.is_finished():
-        state, cause = str(trial.user_attrs["state"]), str(trial.user_attrs["cause"])
-    elif trial.state == TrialState.WAITING:
-        state, cause = "pending", "interrupted"
-    else:
-        state, cause = "running", ""
+        cause = str(trial.user_attrs["cause"])
+    elif state == "pending":
+        cause = "interrupted"
     values = {**trial.params, **others}
     return SweepTrial(trial.number, values, state, cause, dict(trial.intermediate_values))
+
+
+def _state(trial: FrozenTrial) -> str:
+    if trial.state.is_finished():
+        return str(trial.user_attrs["state"])
+    return "pending" if trial.state == TrialState.WAITING else "running"
 
 
 def _line(number: int, state: str, cause: str, values: Mapping[str, Any] | None) -> dict[str, Any]:

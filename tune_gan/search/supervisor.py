@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from torch.utils.tensorboard import SummaryWriter
 
+from tune_gan.config import GanConfig
 from tune_gan.gan.album import write_hyperparameters
 from tune_gan.gan.pictures import read_tensor
 from tune_gan.grids import GRIDS
@@ -20,11 +22,10 @@ from tune_gan.results.trials import (
     SAMPLES_FILE,
     TrialState,
     read_reports,
-    trial_config,
     trial_folder,
 )
 from tune_gan.search.searcher import StudySearch
-from tune_gan.search.study import SweepStudy
+from tune_gan.search.study import SweepStudy, SweepTrial
 from tune_gan.search.trainable import CHECKPOINT
 
 # What TensorBoard shows of a report; times are its own axis.
@@ -49,7 +50,7 @@ class Budget(tune.Stopper):
             for trial in study.trials
             if (reports := read_reports(trial_folder(study.folder, trial.number) / REPORTS_FILE))
         }
-        self._iterations_before = sum(self._iterations.values())
+        self._total = self._total_before = sum(self._iterations.values())
         self.spent = ""
         self.check()
 
@@ -60,24 +61,24 @@ class Budget(tune.Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Take in a report; return whether its trial stops."""
         if "iteration" in result:
+            self._total += result["iteration"] - self._iterations.get(int(trial_id), 0)
             self._iterations[int(trial_id)] = result["iteration"]
         self.check()
         return self._search.is_over
 
     def check(self) -> None:
         """See whether the budget is spent."""
-        total = sum(self._iterations.values())
         if self._budget.time is not None and time.monotonic() - self._started >= self._budget.time:
             self.spent = f"its time of {self._budget.time:g} s is over"
-        if self._budget.iterations is not None and total >= self._budget.iterations:
+        if self._budget.iterations is not None and self._total >= self._budget.iterations:
             self.spent = f"its {self._budget.iterations:,} iterations are spent"
         self._search.is_over = bool(self.spent)
 
     def seconds_left(self) -> float:
         """Return about how long the budget lasts, at the speed so far; infinite without one."""
-        elapsed, total = time.monotonic() - self._started, sum(self._iterations.values())
+        elapsed, total = time.monotonic() - self._started, self._total
         left = math.inf if self._budget.time is None else self._budget.time - elapsed
-        speed = (total - self._iterations_before) / elapsed
+        speed = (total - self._total_before) / elapsed
         if self._budget.iterations is not None and speed:
             left = min(left, (self._budget.iterations - total) / speed)
         return max(left, 0.0)
@@ -99,6 +100,11 @@ class Supervisor(tune.Callback):
     def __init__(self, study: SweepStudy, search: StudySearch, budget: Budget) -> None:
         self._study, self._search, self._budget = study, search, budget
         self._heard: dict[str, float] = {}
+        # Of the trials that have ended: the scores of those whose checkpoints are kept, and the others.
+        self._kept: dict[int, float] = {}
+        self._removable: list[int] = []
+        for trial in study.trials:
+            self._rank(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out everything when Tune pickles its settings, which nobody reads."""
@@ -123,12 +129,12 @@ class Supervisor(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Make room, and stop waiting."""
         self._heard.pop(trial.trial_id, None)
-        self._keep_best_checkpoints()
+        self._keep_best_checkpoints(int(trial.trial_id))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Make room, and stop waiting."""
         self._heard.pop(trial.trial_id, None)
-        self._keep_best_checkpoints()
+        self._keep_best_checkpoints(int(trial.trial_id))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End what cannot go on, look at the clock, and kill what hangs."""
@@ -143,18 +149,38 @@ class Supervisor(tune.Callback):
                 trial.hung_s = limit
                 ray.kill(actor)
 
-    def _keep_best_checkpoints(self) -> None:
+    def _keep_best_checkpoints(self, number: int) -> None:
         """Remove the checkpoints of trials that have ended and are not among the best of the run."""
-        scores = {}
-        for trial in self._study.trials:
-            if trial.state in _RANKED:
-                scores[trial.number] = min(trial.reports.values(), default=float("inf"))
-            elif trial.state not in ("running", "pending"):
-                scores[trial.number] = float("inf")
-        for number in sorted(scores, key=lambda n: (scores[n], n))[self._study.spec.keep_checkpoints :]:
-            folder = trial_folder(self._study.folder, number)
-            for part in (CHECKPOINT, GRIDS):
-                shutil.rmtree(folder / part, ignore_errors=True)
+        self._rank(self._study.trial(number))
+        # Until nothing is found: a process that was killed may write on for a moment.
+        self._removable = [n for n in self._removable if self._remove(n)]
+
+    def _rank(self, trial: SweepTrial) -> None:
+        if trial.state in ("running", "pending"):
+            return
+        is_ranked = trial.state in _RANKED
+        self._kept[trial.number] = (
+            min(trial.reports.values(), default=math.inf) if is_ranked else math.inf
+        )
+        if len(self._kept) > self._study.spec.keep_checkpoints:
+            worst = max(self._kept, key=lambda number: (self._kept[number], number))
+            del self._kept[worst]
+            self._removable.append(worst)
+
+    def _remove(self, number: int) -> bool:
+        """Remove a trial's checkpoint and pictures; return whether there were any."""
+        parts = [trial_folder(self._study.folder, number) / name for name in (CHECKPOINT, GRIDS)]
+        found = [part for part in parts if _is_there(part)]
+        for part in found:
+            shutil.rmtree(part, ignore_errors=True)
+        return bool(found)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 class Curves(tune.Callback):
@@ -203,7 +229,7 @@ class Curves(tune.Callback):
                     picture = read_tensor(folder / SAMPLES_FILE)
                     writer.add_image("samples", picture, result.get("iteration", 0))
                 writer.close()
-                config = trial_config(self._study.folder, dict(trial.config))
+                config = GanConfig.parse({**self._study.spec.gan.model_dump(), **trial.config})
                 scores = float(result["best_fid_proxy"]), float(result["fid_proxy"])
                 write_hyperparameters(folder, config, *scores)
 
