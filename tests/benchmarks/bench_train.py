@@ -1,8 +1,8 @@
 """How fast is one training, against the script that a reader of the tutorial would write?
 
-``python -m tests.benchmarks.bench_train`` prints a table. Both train in this process, by turns, the same
-networks on the same data with the same batch size, on one thread. The MNIST files are looked for where
-TUNE_GAN_DATA says. Names of presets, if any are given, choose the rows.
+``python -m tests.benchmarks.bench_train`` prints a table. Both train in this process, by turns, the
+same networks on the same data with the same batch size, on one thread. The MNIST files are looked for
+where TUNE_GAN_DATA says. Names of presets, if any are given, choose the rows.
 """
 
 import gzip
@@ -108,14 +108,15 @@ def measure(name: str, precision: str, iterations: int, root: Path) -> str:
 
 
 def share_of_scoring(name: str) -> str:
-    """Return a row: what share of its time a preset's run spends on scoring and on a report's picture."""
+    """Return a row: what share of its time a preset's run spends on scoring."""
     config = load_preset(name)
     # Two reports of the preset's own distance are enough to know the share.
     config = config.model_copy(update={"num_iterations": 2 * config.report_every, "device": "cpu"})
     first, second = (dict(report.metrics) for report in iterate(config))
     whole = second["time_s"] - first["time_s"]
     scoring = whole - (second["train_time_s"] - first["train_time_s"])
-    return f"| {name} | {config.report_every} | {whole:.1f} | {scoring:.2f} | {100 * scoring / whole:.1f} % |"
+    share = 100 * scoring / whole
+    return f"| {name} | {config.report_every} | {whole:.1f} | {scoring:.2f} | {share:.1f} % |"
 
 
 def main() -> None:
@@ -131,9 +132,8 @@ def main() -> None:
         for name, precision, iterations in CASES:
             if name in chosen:
                 print(measure(name, precision, iterations, Path(root)), flush=True)
-    print(
-        "\n| preset | report every | seconds a report | of these scoring | share |\n|---|---|---|---|---|"
-    )
+    print("\n| preset | report every | seconds a report | of these scoring | share |")
+    print("|---|---|---|---|---|")
     for name in chosen:
         print(share_of_scoring(name), flush=True)
     print("\n| preset | peak memory of one training |\n|---|---|")

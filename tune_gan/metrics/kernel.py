@@ -1,5 +1,7 @@
 """The kernel inception distance (KID) between two sets of features."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -36,9 +38,10 @@ class KernelReference:
     @staticmethod
     def _kernel(ones: Tensor, others: Tensor | None = None) -> Tensor:
         others = ones if others is None else others
-        return (ones @ others.T / ones.shape[1] + 1) ** 3
+        return (ones @ others.T).div_(ones.shape[1]).add_(1).pow_(3)
 
 
+@lru_cache(maxsize=4)
 def _subsets(count: int, number: int) -> Tensor:
     """Return random subsets as rows ``(100, count)`` of ones and zeros, always the same."""
     source = torch.Generator().manual_seed(_SEED + number)

@@ -3,7 +3,7 @@
 Samples and what becomes of them are ``(lanes, B, ...)`` from layer to layer.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -157,12 +157,15 @@ class LaneNetwork:
         if not settings.drops or not any(settings.dropout):
             return values
         kept = torch.ones(values.shape, dtype=values.dtype, device=values.device)
-        lanes: Sequence[tuple[float, torch.Generator | None]] = list(
+        for lane, (probability, source) in enumerate(
             zip(settings.dropout, settings.dropout_sources, strict=True)
-        )
-        for lane, (probability, source) in enumerate(lanes):
+        ):
             if probability and source is not None:
-                kept[lane].bernoulli_(1 - probability, generator=source).div_(1 - probability)
+                kept[lane].bernoulli_(1 - probability, generator=source)
+        shares = torch.tensor(
+            [1 - p for p in settings.dropout], dtype=values.dtype, device=values.device
+        )
+        kept.div_(shares.reshape(-1, *[1] * (values.dim() - 1)))
         return values * kept
 
 

@@ -178,7 +178,7 @@ class LanePool:
         """Make a lane free for another run, at any time."""
         self._settings.dropout[lane.index], self._settings.dropout_sources[lane.index] = 0.0, None
         self._lanes[lane.index] = None
-        if len(self.lanes) <= len(self._lanes) // 4:
+        if len(self._lanes) > 1 and len(self.lanes) <= len(self._lanes) // 4:
             self._resize(len(self._lanes) // 2)
 
     def _resize(self, num_lanes: int) -> None:

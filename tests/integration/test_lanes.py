@@ -1,0 +1,95 @@
+"""Sweeps whose trials share a process, on a real Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.commands import command
+from tune_gan.config import GanConfig
+from tune_gan.gan.training import iterate
+from tune_gan.results.load import load_results
+from tune_gan.results.trials import read_reports
+from tune_gan.search.spec import SweepSpec
+from tune_gan.search.tuner import resume_sweep, run_sweep
+
+pytestmark = pytest.mark.integration
+
+SPEC: dict[str, Any] = {
+    "name": "lanes",
+    "gan": {
+        "preset": "circle",
+        "gen_hidden": [16, 16],
+        "disc_hidden": [16, 16],
+        "batch_size": 32,
+        "disc_steps": 1,
+        "num_iterations": 100,
+        "report_every": 50,
+        "optimizer": "sgd",
+    },
+    "space": {"gen_lr": {"log_uniform": [1e-4, 1e-1]}, "dropout": {"uniform": [0.0, 0.5]}},
+    "search": {"algorithm": "random", "num_trials": 6},
+    "scheduler": {"name": "none"},
+    "health": {"min_coverage": 0.0, "min_spread": 0.0, "max_score_ratio": None},
+    "resources": {"lanes": 3, "max_concurrent_trials": 3},
+}
+
+
+def test_a_sweep_in_lanes_gives_the_scores_of_trials_alone(tmp_path: Path) -> None:
+    spec = SweepSpec.parse(SPEC)
+    run = run_sweep(spec, tmp_path / "run")
+    trials = load_results(run)
+    assert list(trials["state"]) == ["completed"] * 6
+    # Lines of all three at a time are of one process, and trials of the next three, too.
+    reports = [read_reports(run / f"trial_{number:05d}/result.json") for number in range(6)]
+    assert len({line["worker"] for lines in reports for line in lines}) == 1
+    for number in (0, 5):
+        values = json.loads((run / f"trial_{number:05d}/params.json").read_text())
+        alone = list(iterate(GanConfig.parse({**spec.gan.model_dump(), **values})))
+        lines = reports[number]
+        assert [line["iteration"] for line in lines] == [50, 100]
+        for line, report in zip(lines, alone, strict=True):
+            for name in ("gen_loss", "disc_loss", "fid_proxy"):
+                assert line[name] == pytest.approx(report.metrics[name], rel=1e-4), name
+    extended = resume_sweep(run, {"num_trials": 7})
+    assert extended.num_left == 0
+    assert list(load_results(run)["state"]) == ["completed"] * 7
+
+
+def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
+    """All its trials go on from their last reports, in a new process."""
+    spec = SweepSpec.parse(
+        {**SPEC, "gan": {**SPEC["gan"], "num_iterations": 1000, "report_every": 100}}
+    )
+    path, run = tmp_path / "sweep.yaml", tmp_path / "run"
+    path.write_text(spec.to_yaml())
+    sweep = subprocess.Popen(command("sweep", path, "--out", run), stderr=subprocess.DEVNULL)
+    first = run / "trial_00000/result.json"
+    deadline = time.monotonic() + 120
+    while not (first.is_file() and len(read_reports(first)) >= 2):
+        assert time.monotonic() < deadline
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    killed = read_reports(first)[-1]["worker"]
+    os.kill(int(killed.rpartition(":")[2]), signal.SIGKILL)
+    assert sweep.wait(timeout=280) == 0
+    assert list(load_results(run)["state"]) == ["completed"] * 6
+    for number in range(6):
+        lines = read_reports(run / f"trial_{number:05d}/result.json")
+        assert [line["iteration"] for line in lines] == list(range(100, 1001, 100))
+    assert read_reports(first)[-1]["worker"] != killed
+
+
+def test_the_process_of_a_trial_in_a_lane_loads_no_torch() -> None:
+    code = (
+        "import sys, tune_gan.search.lane_trainable, tune_gan.search.lane_actor; "
+        "print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"

@@ -1,0 +1,57 @@
+from typing import Any
+
+import pytest
+
+from tests.conftest import TINY_RING
+from tune_gan.errors import ConfigError
+from tune_gan.gan.lanes.gain import measure_gain
+from tune_gan.search.lanes import lanes_of, share_of_cpus
+from tune_gan.search.spec import SweepSpec
+
+
+def _spec(lanes: Any, space: dict[str, Any] | None = None, **gan: Any) -> SweepSpec:
+    return SweepSpec.parse(
+        {
+            "name": "x",
+            "gan": {**TINY_RING.model_dump(), **gan},
+            "space": space or {"gen_lr": {"log_uniform": [1e-4, 1e-2]}},
+            "search": {"algorithm": "random", "num_trials": 4},
+            "resources": {"lanes": lanes},
+        }
+    )
+
+
+def test_lanes_that_are_asked_for() -> None:
+    assert lanes_of(_spec(16)) == (16, "")
+    assert lanes_of(_spec(1)) == (1, "")
+
+
+def test_auto_says_why_trials_are_trained_one_by_one() -> None:
+    shapes = _spec("auto", {"batch_size": {"choice": [32, 64]}})
+    assert lanes_of(shapes).note.startswith("lanes: 1, since batch_size is searched")
+    assert "spectral_norm" in lanes_of(_spec("auto", spectral_norm=True)).note
+
+
+def test_auto_measures() -> None:
+    lanes, note = lanes_of(_spec("auto"))
+    assert lanes > 1
+    assert note.startswith(f"lanes: {lanes}, together ")
+
+
+def test_networks_that_keep_a_cpu_busy_have_no_lanes() -> None:
+    config = TINY_RING.model_copy(
+        update={"gen_hidden": (4096, 4096), "disc_hidden": (4096, 4096), "batch_size": 512}
+    )
+    assert measure_gain(config) == (1, 1.0)
+
+
+def test_spectral_norm_and_a_number_of_lanes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"resources\.lanes 4: networks with spectral_norm"):
+        _spec(4, spectral_norm=True)
+    with pytest.raises(ConfigError, match="spectral_norm"):
+        _spec(4, {"spectral_norm": {"choice": [True, False]}})
+
+
+@pytest.mark.parametrize(("lanes", "share"), [(16, 0.0625), (3, 0.3333), (7, 0.1428)])
+def test_shares_are_what_ray_can_count(lanes: int, share: float) -> None:
+    assert share_of_cpus(_spec(lanes), lanes) == share
