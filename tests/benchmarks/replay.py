@@ -124,6 +124,7 @@ class _StudyInMemory(SweepStudy):
         # What a study needs of its storage, every one of Optuna's has.
         self._storage = cast(JournalStorage, InMemoryStorage())
         self._study = optuna.create_study(storage=self._storage, directions=spec.search.directions)
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         self._distributions = {name: d.to_optuna() for name, d in spec.space.items()}
 
     def _list(self, *args: Any) -> None:

@@ -18,7 +18,8 @@ from tune_gan.results.trials import ranking_score
 
 _SHORT: dict[str, dict[str, Any]] = {
     "digits": {"gen_hidden": [256, 512], "disc_hidden": [512, 256], "num_iterations": 400},
-    "mnist": {"num_iterations": 500, "report_every": 500},
+    # At 500, on some machines, two thirds of its samples still have a twin, and it is degenerate.
+    "mnist": {"num_iterations": 700, "report_every": 700},
 }
 
 

@@ -9,11 +9,12 @@ from tune_gan.gan.lanes.pool import LanePool
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
-MOST_LANES = 64
+# Two lanes hardly pay for what a lane costs, where sixteen may.
+_FEWEST_LANES, _MOST_LANES = 4, 64
 # Doubling the lanes pays while it gives so many times more iterations a second.
 _LEAST_GAIN = 1.1
 _ROUNDS = 3
-_ITERATIONS = 5
+_ITERATIONS = 10
 # A CPU that is busy for so long with one iteration has no time to gain, but arithmetic alone.
 _BUSY_S = 0.05
 
@@ -45,8 +46,8 @@ def measure_gain(config: GanConfig) -> Gain:
     best = Gain(1, 1.0)
     if choose_device(config.device).type == "cpu" and alone > _BUSY_S:
         return best
-    lanes = 2
-    while lanes <= MOST_LANES:
+    lanes = _FEWEST_LANES
+    while lanes <= _MOST_LANES:
         ratio = alone / _seconds_in_lanes(config, lanes)
         if ratio < _LEAST_GAIN * best.ratio:
             return best
