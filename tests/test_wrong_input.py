@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.integration.commands import command, tune_gan
 from tune_gan.errors import ConfigError
@@ -95,6 +96,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def seconds_to_read() -> float:
+    """How long the YAML library itself takes for as long a file, here and now."""
+    text = _FILES["many.yaml"]
+    started = time.thread_time()
+    YAML(typ="safe", pure=True).load(text)
+    return time.thread_time() - started
+
+
 def _copy(inputs: Path, here: Path) -> Path:
     shutil.copytree(inputs, here, dirs_exist_ok=True, ignore=shutil.ignore_patterns("many"))
     (here / "many").symlink_to(inputs / "many")
@@ -164,13 +174,13 @@ def test_a_folder_that_is_no_run_stays_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*_FILES, _HUGE])
 def test_a_wrong_file_is_refused_at_once_and_in_few_words(
-    inputs: Path, tmp_path: Path, name: str
+    inputs: Path, tmp_path: Path, seconds_to_read: float, name: str
 ) -> None:
     path = _copy(inputs, tmp_path) / name
     started = time.thread_time()  # of this thread alone: Ray's, of earlier tests, go on beside it
     with pytest.raises(ConfigError) as caught:
         load_spec(str(path))
-    assert time.thread_time() - started < 1
+    assert time.thread_time() - started < 2 * seconds_to_read
     assert len(str(caught.value)) < 5000
     assert "\n" not in str(caught.value)
 

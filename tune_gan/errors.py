@@ -1,6 +1,6 @@
 """The errors that a user may see: each is one line that says what was given and what to do."""
 
-_MOST_COMPLAINTS = 5
+MOST_COMPLAINTS = 5
 
 
 class TuneGanError(Exception):
@@ -27,7 +27,7 @@ class FieldError(ConfigError):
     """
 
     def __init__(self, complaints: list[tuple[str, str]]) -> None:
-        texts = [f"{path}: {text}" if path else text for path, text in complaints[:_MOST_COMPLAINTS]]
+        texts = [f"{path}: {text}" if path else text for path, text in complaints[:MOST_COMPLAINTS]]
         others = len(complaints) - len(texts)
         super().__init__("; ".join([*texts, f"and {others} others"] if others else texts))
         self.complaints = complaints

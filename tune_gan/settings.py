@@ -5,15 +5,17 @@ import io
 import re
 import reprlib
 from collections.abc import Mapping
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self, get_args
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tune_gan.errors import ConfigError, FieldError
+from tune_gan.errors import MOST_COMPLAINTS, ConfigError, FieldError
 
 _LARGEST_YAML_BYTES = 100_000
 _DEEPEST = 100
@@ -61,13 +63,19 @@ class Settings(BaseModel):
     @classmethod
     def valid_values(cls, field: str) -> str:
         """Say in words what the field takes, e.g. ``a number above 0 and at most 1``."""
-        schema = cls.model_json_schema()["properties"].get(field, {})
-        return _describe_schema(schema)
+        return _describe_schema(_schemas(cls).get(field, {}))
 
     @classmethod
     def takes_text(cls, field: str) -> bool:
         """Return whether any text is valid in a field, so that it must not be read as YAML."""
         return cls.valid_values(field).startswith("text")
+
+
+@cache
+def _schemas(model: type[Settings]) -> dict[str, Any]:
+    """Return the JSON schema of each field; making it takes as long as all else of ``--help``."""
+    schemas: dict[str, Any] = model.model_json_schema()["properties"]
+    return schemas
 
 
 def read_yaml(path: Path) -> Any:
@@ -150,13 +158,26 @@ def nearest(name: str, valid: list[str]) -> str:
 def _complaints(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
     complaints = []
     for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
+        path = ".".join(map(str, _without_branch(detail["loc"], model)))
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, FieldError):
             complaints += [(".".join(filter(None, (path, p))), text) for p, text in inner.complaints]
-        else:
+        elif len(complaints) < MOST_COMPLAINTS:
             complaints.append((path, _describe_error(dict(detail), model)))
-    return complaints
+        else:
+            # It is counted alone, and the nearest valid name takes its time to find.
+            complaints.append((path, detail["msg"]))
+    # What fits none of a union's types is complained of once for each of them.
+    return list(dict.fromkeys(complaints))
+
+
+def _without_branch(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[int | str, ...]:
+    """Leave out what Pydantic appends to a field that takes one of several types: the type's name."""
+    if len(location) > 1 and isinstance(location[-1], str):
+        field = _model_at(model, location[:-2]).model_fields.get(str(location[-2]))
+        if field and get_origin(field.annotation) in (Union, UnionType):
+            return location[:-1]
+    return location
 
 
 def _describe_error(detail: dict[str, Any], model: type[BaseModel]) -> str:

@@ -46,9 +46,9 @@ def test_a_sweep_in_lanes_gives_the_scores_of_trials_alone(tmp_path: Path) -> No
     run = run_sweep(spec, tmp_path / "run")
     trials = load_results(run)
     assert list(trials["state"]) == ["completed"] * 6
-    # Lines of all three at a time are of one process, and trials of the next three, too.
+    # Six trials, by a process for each of the two CPUs at the most.
     reports = [read_reports(run / f"trial_{number:05d}/result.json") for number in range(6)]
-    assert len({line["worker"] for lines in reports for line in lines}) == 1
+    assert len({line["worker"] for lines in reports for line in lines}) <= 2
     for number in (0, 5):
         values = json.loads((run / f"trial_{number:05d}/params.json").read_text())
         alone = list(iterate(GanConfig.parse({**spec.gan.model_dump(), **values})))
@@ -84,6 +84,20 @@ def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> 
         lines = read_reports(run / f"trial_{number:05d}/result.json")
         assert [line["iteration"] for line in lines] == list(range(100, 1001, 100))
     assert read_reports(first)[-1]["worker"] != killed
+
+
+def test_what_fails_in_a_lane_fails_alone(tmp_path: Path) -> None:
+    """Trials with a batch larger than the data set, of which each would be the first of its pool."""
+    values = {**SPEC, "gan": {**SPEC["gan"], "preset": None, "dataset": "digits", "latent_dim": 2}}
+    del values["gan"]["preset"]
+    values["space"] = {"batch_size": {"choice": [32, 5000]}}
+    values["search"] = {"algorithm": "grid"}
+    run = run_sweep(SweepSpec.parse(values), tmp_path / "run")
+    trials = load_results(run).set_index("trial")
+    failed = trials[trials["batch_size"] == 5000]
+    assert set(failed["state"]) == {"failed"}
+    assert set(trials[trials["batch_size"] == 32]["state"]) == {"completed"}
+    assert "batch_size 5000 is above the 1297 training samples" in failed["cause"].iloc[0]
 
 
 def test_the_process_of_a_trial_in_a_lane_loads_no_torch() -> None:

@@ -22,8 +22,8 @@ def _spec(lanes: Any, space: dict[str, Any] | None = None, **gan: Any) -> SweepS
 
 
 def test_lanes_that_are_asked_for() -> None:
-    assert lanes_of(_spec(16)) == (16, "")
-    assert lanes_of(_spec(1)) == (1, "")
+    assert lanes_of(_spec(16)) == (16, "", 0)
+    assert lanes_of(_spec(1)) == (1, "", 0)
 
 
 def test_auto_says_why_trials_are_trained_one_by_one() -> None:
@@ -33,14 +33,14 @@ def test_auto_says_why_trials_are_trained_one_by_one() -> None:
 
 
 def test_auto_measures() -> None:
-    lanes, note = lanes_of(_spec("auto"))
+    lanes, note, _ = lanes_of(_spec("auto"))
     assert lanes > 1
     assert note.startswith(f"lanes: {lanes}, together ")
 
 
 def test_networks_that_keep_a_cpu_busy_have_no_lanes() -> None:
     config = TINY_RING.model_copy(
-        update={"gen_hidden": (4096, 4096), "disc_hidden": (4096, 4096), "batch_size": 512}
+        update={"gen_hidden": (2048, 2048), "disc_hidden": (2048, 2048), "batch_size": 256}
     )
     assert measure_gain(config) == (1, 1.0)
 

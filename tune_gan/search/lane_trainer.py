@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,11 +123,16 @@ class LaneTrainer:
             os._exit(1)
 
     def _train(self) -> None:
-        while True:
-            self._settle()
-            for pool in list(self._pools.values()):
-                self._advance(pool)
-                self._alive_at = time.monotonic()
+        try:
+            while True:
+                self._settle()
+                for shape, pool in list(self._pools.items()):
+                    self._advance(shape, pool)
+                    self._alive_at = time.monotonic()
+        except BaseException:
+            # Without this thread its trials would wait for ever; Ray starts another process.
+            traceback.print_exc()
+            os._exit(1)
 
     def _settle(self) -> None:
         """Let trials go that are over and begin with new ones; wait where there is nothing to do."""
@@ -153,13 +159,13 @@ class LaneTrainer:
         trial.record = trial.stack.enter_context(opened)
         if not trial.record.has_ended:
             config = trial.record.config
-            pool = self._pools.get(shape_of(config))
-            if pool is None:
-                pool = self._pools[shape_of(config)] = LanePool(config, self._num_lanes)
+            pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
             trial.lane = pool.join(config, trial.record.checkpoint)
+            # Not before a run has joined: there is nothing to train in an empty one.
+            self._pools[shape_of(config)] = pool
         return trial.record.told or None
 
-    def _advance(self, pool: LanePool) -> None:
+    def _advance(self, shape: Any, pool: LanePool) -> None:
         """Train one pool for a while, and report what is due."""
         with self._changed:
             trials = list(self._trials.values())
@@ -167,11 +173,12 @@ class LaneTrainer:
         try:
             with telling_failures():
                 due = pool.advance()
-        # Whatever it is, it befalls all of them, and they are told.
+        # Whatever it is, it befalls all of them, and they are told; what the tensors hold is in doubt.
         except Exception as error:
+            del self._pools[shape]
             for lane in pool.lanes:
+                of_lane[lane].lane = None
                 self._answer(of_lane[lane], error)
-                self._leave(of_lane[lane])
             return
         for lane in due:
             trial = of_lane[lane]

@@ -29,10 +29,12 @@ class Lanes(NamedTuple):
     Attributes:
         of_a_process: Trials that one process trains, 1 where trials are trained one by one.
         note: What to tell of it, empty where nobody asked.
+        processes: How many train at the most, where there are lanes.
     """
 
     of_a_process: int
     note: str = ""
+    processes: int = 0
 
 
 def lanes_of(spec: SweepSpec) -> Lanes:

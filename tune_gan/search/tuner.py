@@ -1,7 +1,6 @@
 """Run a sweep on Ray Tune."""
 
 import logging
-import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folde
 from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lane_trainable import relay_trial
-from tune_gan.search.lanes import LaneEnds, lane_actors, lanes_of, share_of_cpus
+from tune_gan.search.lanes import LaneEnds, Lanes, lane_actors, lanes_of, share_of_cpus
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.memory import Room, room_for
 from tune_gan.search.progress import SweepProgress
@@ -179,17 +178,19 @@ def resume_sweep(
             return _sweep(study, room, lanes, console)
 
 
-def _room(spec: SweepSpec, console: Console) -> tuple[int, Room]:
-    """Return how many lanes a process has, and how many trials there is room for at a time."""
-    lanes, note = lanes_of(spec)
-    if note:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    workers = num_workers(spec, ray.cluster_resources(), lanes)
-    if lanes == 1:
-        return lanes, room_for(spec, workers)
+def _room(spec: SweepSpec, console: Console) -> tuple[Lanes, Room]:
+    """Return how many lanes there are, and how many trials there is room for at a time."""
+    lanes, resources = lanes_of(spec), ray.cluster_resources()
+    if lanes.note:
+        console.print(lanes.note, markup=False, highlight=False, soft_wrap=True)
+    # Without lanes a process a trial; with them, all devices are used before lanes are filled.
+    room = room_for(spec, num_workers(spec, resources), lanes.of_a_process)
+    if lanes.of_a_process == 1:
+        return lanes, room
     # Memory is that of processes, and those of the trials themselves hold next to none.
-    room = room_for(spec, math.ceil(workers / lanes), lanes)
-    return lanes, Room(min(workers, lanes * room.workers), note=room.note)
+    workers = num_workers(spec, resources, lanes.of_a_process)
+    most = min(workers, lanes.of_a_process * room.workers)
+    return lanes._replace(processes=room.workers), Room(most, note=room.note)
 
 
 def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
@@ -284,7 +285,7 @@ def default_run_folder(spec: SweepSpec) -> Path:
     return Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
-def _sweep(study: SweepStudy, room: Room, lanes: int, console: Console) -> SweepEnd:
+def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> SweepEnd:
     spec, folder = study.spec, study.folder
     left = _num_left(study)
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
@@ -337,10 +338,12 @@ def _progress(study: SweepStudy, console: Console, workers: int, budget: Budget)
 
 
 @contextmanager
-def _trainable(study: SweepStudy, room: Room, lanes: int) -> Iterator[tuple[Any, list[tune.Callback]]]:
+def _trainable(
+    study: SweepStudy, room: Room, lanes: Lanes
+) -> Iterator[tuple[Any, list[tune.Callback]]]:
     """Return what Tune runs for each trial, with what it takes of a machine, and what has to know."""
     spec = study.spec
-    if lanes == 1:
+    if lanes.of_a_process == 1:
         trainable = tune.with_parameters(
             train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
         )
@@ -348,10 +351,9 @@ def _trainable(study: SweepStudy, room: Room, lanes: int) -> Iterator[tuple[Any,
         taken = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
         yield tune.with_resources(trainable, taken), []
         return
-    processes = math.ceil(room.workers / lanes)
-    with lane_actors(spec, str(study.folder), lanes, processes) as pools:
+    with lane_actors(spec, str(study.folder), lanes.of_a_process, lanes.processes) as pools:
         trainable = tune.with_parameters(relay_trial, pools=pools)
-        taken = {"cpu": share_of_cpus(spec, lanes)}
+        taken = {"cpu": share_of_cpus(spec, lanes.of_a_process)}
         yield tune.with_resources(trainable, taken), [LaneEnds(pools)]
 
 

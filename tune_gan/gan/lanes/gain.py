@@ -40,12 +40,13 @@ def measure_gain(config: GanConfig) -> Gain:
     """
     lengths = {"num_iterations": (_ROUNDS + 1) * _ITERATIONS, "report_every": _ITERATIONS}
     config = config.model_copy(update=lengths)
-    trained = [0.0, *(report.metrics["train_time_s"] for report in iterate(config))]
-    # The first iterations warm up.
-    alone = min(after - before for before, after in itertools.pairwise(trained[1:])) / _ITERATIONS
     best = Gain(1, 1.0)
-    if choose_device(config.device).type == "cpu" and alone > _BUSY_S:
+    trained = (report.metrics["train_time_s"] for report in iterate(config))
+    warmed_up = next(trained)
+    if choose_device(config.device).type == "cpu" and warmed_up > _BUSY_S * _ITERATIONS:
         return best
+    times = itertools.pairwise([warmed_up, *trained])
+    alone = min(after - before for before, after in times) / _ITERATIONS
     lanes = _FEWEST_LANES
     while lanes <= _MOST_LANES:
         ratio = alone / _seconds_in_lanes(config, lanes)
