@@ -36,7 +36,7 @@ _FIELDS = {
     "batch_size": st.integers(2, 65536),
     "disc_steps": st.integers(1, 100),
     "seed": st.integers(0, 2**32 - 1),
-    "precision": st.sampled_from(["fp32", "bf16"]),
+    "precision": st.sampled_from(["fp32", "tf32", "bf16"]),
 }
 
 

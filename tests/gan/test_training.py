@@ -11,7 +11,7 @@ from torch import nn
 from tune_gan import places
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, DataError
-from tune_gan.gan import models, training
+from tune_gan.gan import iteration, models, training
 from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator, read_progress
 from tune_gan.gan.data import load_data
 from tune_gan.gan.losses import gradient_penalty, r1_penalty
@@ -236,7 +236,7 @@ def test_batch_norm_of_the_discriminator_stays_in_training_mode(
 ) -> None:
     modes: list[nn.Module] = []
 
-    class Watching(training._Frozen):
+    class Watching(iteration._Frozen):
         def __init__(self, discriminator: nn.Module) -> None:
             super().__init__(discriminator)
             self.discriminator = discriminator
@@ -246,7 +246,7 @@ def test_batch_norm_of_the_discriminator_stays_in_training_mode(
             norms = (m for m in self.discriminator.modules() if isinstance(m, nn.BatchNorm2d))
             modes.extend(norm for norm in norms if norm.training)
 
-    monkeypatch.setattr(training, "_Frozen", Watching)
+    monkeypatch.setattr(iteration, "_Frozen", Watching)
     changes = {"architecture": "dcgan64", "features": 2, "batch_size": 4, "num_iterations": 1}
     list(iterate(GanConfig.parse({**TINY_DIGITS, **changes, "report_every": 1})))
     assert len(modes) == 3

@@ -16,21 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError
 from tune_gan.gan.checkpoint import TrainingState
-from tune_gan.gan.data import (
-    BatchOrder,
-    Dataset,
-    load_data,
-    resize,
-    to_unit_range,
-)
-from tune_gan.gan.losses import (
-    discriminator_loss,
-    discriminator_output,
-    generator_loss,
-    gradient_penalty,
-    r1_penalty,
-)
+from tune_gan.gan.data import BatchOrder, Dataset, load_data, resize
+from tune_gan.gan.graphs import Replayed
+from tune_gan.gan.iteration import Iteration
 from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.gan.precision import set_precision
 from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.score import Scorer, out_of_bounds, score_latents
@@ -92,57 +82,33 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
     data, scorer = load_data(config), scorer_of(config)
+    set_precision(config)
     # Nothing may draw random numbers between this, which seeds them, and the first step.
     training = begin(config, data)
     take_up(training, checkpoint, scorer.name())
-    generator, discriminator = training.generator, training.discriminator
-    device = training.latent_source.device
-    real_samples = resize(data.train, config.image_size).to(device)
-    frozen = _Frozen(discriminator)
+    iteration = Iteration(training, resize(data.train, config.image_size))
+    sources = (training.latent_source, training.dropout_source)
+    train = Replayed(iteration.train, iteration.device, sources)
 
-    totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
+    steps_since, started = 0, time.perf_counter()
     while training.iteration < config.num_iterations and not training.cause:
-        # Train the discriminator, each step on fresh real and generated samples.
-        for _ in range(config.disc_steps):
-            real = to_unit_range(real_samples[training.batches.next().to(device)])
-            with _autocast(config, device):
-                with torch.no_grad():
-                    fake = generator(_draw_latents(config, training))
-                real_logits, fake_logits = _judge(config, discriminator, real, fake)
-            disc_loss = discriminator_loss(
-                config.loss, real_logits, fake_logits, config.label_smoothing
-            )
-            disc_loss = disc_loss + _penalties(training, real, fake.float())
-            training.disc_optimizer.zero_grad()
-            disc_loss.backward()
-            training.disc_optimizer.step()
-            with torch.no_grad():
-                outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
-                totals[1:] += torch.stack([disc_loss, *outputs])
-
-        # Train the generator against the frozen discriminator, its dropout off.
-        with frozen, _autocast(config, device):
-            logits = discriminator(generator(_draw_latents(config, training)))
-            gen_loss = generator_loss(config.loss, logits.float())
-        training.gen_optimizer.zero_grad()
-        gen_loss.backward()
-        training.gen_optimizer.step()
+        # Train on the next real samples until a report is due.
+        iteration.take(training.batches)
+        train()
         if training.average is not None:
-            training.average.update_parameters(generator)
-        totals[0] += gen_loss.detach()
-
-        # Go on until a report is due.
+            training.average.update_parameters(training.generator)
         training.iteration += 1
         steps_since += 1
         if not is_due(training):
             continue
 
         # Read the sums from the device, once, score the generator and report.
-        means = means_of(totals.tolist(), steps_since, config.disc_steps)
+        means = means_of(iteration.sums.tolist(), steps_since, config.disc_steps)
         yield make_report(
             training, means, scorer, Times(time.perf_counter() - started, started), steps_since
         )
-        totals, steps_since, started = torch.zeros(4, device=device), 0, time.perf_counter()
+        iteration.sums.zero_()
+        steps_since, started = 0, time.perf_counter()
 
 
 class Times(NamedTuple):
@@ -258,71 +224,20 @@ def _global_source(device: torch.device) -> torch.Generator:
 
 
 def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    parameters = network.parameters()
+    parameters = list(network.parameters())
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=config.beta1)
+    # What counts its steps has to count them on the device, where a graph of it can.
+    capturable = {"capturable": True} if parameters[0].device.type == "cuda" else {}
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(
-            parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1
+            parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1, **capturable
         )
     fused = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
     betas = (config.beta1, config.beta2)
-    return _OPTIMIZERS[config.optimizer](parameters, lr=learning_rate, betas=betas, **fused)
-
-
-def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:
-    source = training.latent_source
-    return torch.randn(config.batch_size, config.latent_dim, generator=source, device=source.device)
-
-
-def _judge(
-    config: GanConfig, discriminator: nn.Module, real: Tensor, fake: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the logits of real and of generated samples, in single precision.
-
-    In one pass where no layer looks at a batch as a whole or changes from pass to pass.
-    """
-    if config.disc_batch_norm or config.spectral_norm:
-        return discriminator(real).float(), discriminator(fake).float()
-    real_logits, fake_logits = discriminator(torch.cat([real, fake])).float().chunk(2)
-    return real_logits, fake_logits
-
-
-def _penalties(training: TrainingState, real: Tensor, fake: Tensor) -> Tensor | float:
-    """Return the weighted gradient penalties that the configuration asks for, in single precision."""
-    config, discriminator = training.config, training.discriminator
-    total: Tensor | float = 0.0
-    if config.gp_weight:
-        shares = torch.rand(len(real), generator=training.latent_source, device=real.device)
-        penalty = gradient_penalty(discriminator, real, fake, shares)
-        total = total + config.gp_weight * penalty
-    if config.r1_weight:
-        total = total + config.r1_weight * r1_penalty(discriminator, real)
-    return total
-
-
-def _autocast(config: GanConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
-class _Frozen:
-    """Computes no gradients of a discriminator and drops none of its units; batch norm is as ever."""
-
-    def __init__(self, discriminator: nn.Module) -> None:
-        self._weights = list(discriminator.parameters())
-        self._dropouts = [m for m in discriminator.modules() if isinstance(m, nn.Dropout)]
-
-    def __enter__(self) -> None:
-        self._set(learns=False)
-
-    def __exit__(self, *error: object) -> None:
-        self._set(learns=True)
-
-    def _set(self, *, learns: bool) -> None:
-        for weight in self._weights:
-            weight.requires_grad = learns
-        for dropout in self._dropouts:
-            dropout.training = learns
+    return _OPTIMIZERS[config.optimizer](
+        parameters, lr=learning_rate, betas=betas, **fused, **capturable
+    )
 
 
 def _divergence(means: dict[str, float], training: TrainingState, samples: Tensor) -> str:

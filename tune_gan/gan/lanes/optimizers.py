@@ -77,12 +77,10 @@ class LaneOptimizer:
         has_momentum = bool(self._settings["beta1"][lane])
         for parameter, part in zip(_parameters(optimizer), slices, strict=True):
             state = optimizer.state[parameter]
-            # Where torch.optim keeps it: on the CPU, but for fused optimizers.
             if self.kind != "sgd":
-                fused = optimizer.defaults.get("fused")
-                state["step"] = steps.to(parameter.device if fused else "cpu", copy=True)
+                state["step"] = steps.clone()
             if self.kind == "nadam":
-                state["mu_product"] = self.mu_product[lane, 0].float().cpu()
+                state["mu_product"] = self.mu_product[lane, 0].float()
             for name, moment in self.moments.items():
                 if name != "momentum_buffer" or has_momentum:
                     state[name] = moment[lane, part].view_as(parameter).clone()

@@ -22,6 +22,7 @@ from tune_gan.gan.losses import (
     r1_penalty,
 )
 from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.gan.precision import autocast, set_precision
 from tune_gan.gan.scoring import scorer_of
 from tune_gan.gan.training import Report, Times, begin, is_due, make_report, means_of, take_up
 
@@ -117,6 +118,7 @@ class LanePool:
         torch.set_num_threads(config.num_threads)
         self._config, self._shape, self._most_lanes = config, shape_of(config), most_lanes
         self._device = choose_device(config.device)
+        set_precision(config)
         self._scorer, self._data = scorer_of(config), load_data(config)
         self._samples = resize(self._data.train, config.image_size).to(self._device)
         self._trained_s = 0.0
@@ -285,7 +287,7 @@ class LanePool:
     def _tick(self, block: _Block, tick: int) -> None:
         """Train the discriminators, then the generators whose turn it is."""
         real = to_unit_range(self._samples[block.indices[tick]])
-        with self._autocast():
+        with autocast(self._config, self._device):
             with torch.no_grad():
                 fake = self._generator(block.disc_latents[tick])
             real_logits, fake_logits = self._judge(real, fake)
@@ -313,7 +315,7 @@ class LanePool:
         """Train the generators whose turn it is, the discriminators' dropout off."""
         all_lanes = bool(turns.all())
         self._settings.updates = None if all_lanes else turns
-        with self._settings.no_dropout(), self._autocast():
+        with self._settings.no_dropout(), autocast(self._config, self._device):
             logits = self._discriminator(self._generator(latents)).float()
             gen_loss = generator_loss(self._config.loss, logits, in_lanes=True)
         self._generator.differentiate(gen_loss.sum())
@@ -353,10 +355,6 @@ class LanePool:
                 moved = torch.lerp(buffer.double(), self._generator.buffers[name].double(), weight)
                 buffer.copy_(moved)
             self._num_averaged += turns[:, None]
-
-    def _autocast(self) -> torch.autocast:
-        is_bf16 = self._config.precision == "bf16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=is_bf16)
 
     def _count(self, block: _Block) -> None:
         """Note what the ticks of a block did for each lane."""

@@ -1,0 +1,130 @@
+"""One iteration of the training loop."""
+
+import torch
+from torch import Tensor, nn
+
+from tune_gan.config import GanConfig
+from tune_gan.gan.checkpoint import TrainingState
+from tune_gan.gan.data import BatchOrder, to_unit_range
+from tune_gan.gan.losses import (
+    discriminator_loss,
+    discriminator_output,
+    generator_loss,
+    gradient_penalty,
+    r1_penalty,
+)
+from tune_gan.gan.precision import autocast
+
+
+class Iteration:
+    """One iteration of a run, on tensors that stay where they are.
+
+    Args:
+        training: The run.
+        samples: All real samples, as bytes or points.
+
+    Attributes:
+        device: Where it works.
+        sums: Of ``gen_loss, disc_loss, disc_real, disc_fake`` since they were zeroed.
+    """
+
+    def __init__(self, training: TrainingState, samples: Tensor) -> None:
+        config, device = training.config, training.latent_source.device
+        self.device = device
+        self._training, self._samples = training, samples.to(device)
+        self._frozen = _Frozen(training.discriminator)
+        shape = (config.disc_steps, config.batch_size)
+        self._indices = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(4, device=device)
+
+    def take(self, batches: BatchOrder) -> None:
+        """Take the next batches of real samples, one for each discriminator step."""
+        for indices in self._indices:
+            indices.copy_(batches.next())
+
+    def train(self) -> None:
+        """Train both networks."""
+        training = self._training
+        config, generator, discriminator = (
+            training.config,
+            training.generator,
+            training.discriminator,
+        )
+
+        # Train the discriminator, each step on fresh real and generated samples.
+        for indices in self._indices:
+            real = to_unit_range(self._samples[indices])
+            with autocast(config, self.device):
+                with torch.no_grad():
+                    fake = generator(_draw_latents(config, training))
+                real_logits, fake_logits = _judge(config, discriminator, real, fake)
+            disc_loss = discriminator_loss(
+                config.loss, real_logits, fake_logits, config.label_smoothing
+            )
+            disc_loss = disc_loss + _penalties(training, real, fake.float())
+            training.disc_optimizer.zero_grad()
+            disc_loss.backward()
+            training.disc_optimizer.step()
+            with torch.no_grad():
+                outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
+                self.sums[1:] += torch.stack([disc_loss, *outputs])
+
+        # Train the generator against the frozen discriminator, its dropout off.
+        with self._frozen, autocast(config, self.device):
+            logits = discriminator(generator(_draw_latents(config, training)))
+            gen_loss = generator_loss(config.loss, logits.float())
+        training.gen_optimizer.zero_grad()
+        gen_loss.backward()
+        training.gen_optimizer.step()
+        self.sums[0] += gen_loss.detach()
+
+
+def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:
+    source = training.latent_source
+    return torch.randn(config.batch_size, config.latent_dim, generator=source, device=source.device)
+
+
+def _judge(
+    config: GanConfig, discriminator: nn.Module, real: Tensor, fake: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of real and of generated samples, in single precision.
+
+    In one pass where no layer looks at a batch as a whole or changes from pass to pass.
+    """
+    if config.disc_batch_norm or config.spectral_norm:
+        return discriminator(real).float(), discriminator(fake).float()
+    real_logits, fake_logits = discriminator(torch.cat([real, fake])).float().chunk(2)
+    return real_logits, fake_logits
+
+
+def _penalties(training: TrainingState, real: Tensor, fake: Tensor) -> Tensor | float:
+    """Return the weighted gradient penalties that the configuration asks for, in single precision."""
+    config, discriminator = training.config, training.discriminator
+    total: Tensor | float = 0.0
+    if config.gp_weight:
+        shares = torch.rand(len(real), generator=training.latent_source, device=real.device)
+        penalty = gradient_penalty(discriminator, real, fake, shares)
+        total = total + config.gp_weight * penalty
+    if config.r1_weight:
+        total = total + config.r1_weight * r1_penalty(discriminator, real)
+    return total
+
+
+class _Frozen:
+    """Computes no gradients of a discriminator and drops none of its units; batch norm is as ever."""
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        self._weights = list(discriminator.parameters())
+        self._dropouts = [m for m in discriminator.modules() if isinstance(m, nn.Dropout)]
+
+    def __enter__(self) -> None:
+        self._set(learns=False)
+
+    def __exit__(self, *error: object) -> None:
+        self._set(learns=True)
+
+    def _set(self, *, learns: bool) -> None:
+        for weight in self._weights:
+            weight.requires_grad = learns
+        for dropout in self._dropouts:
+            dropout.training = learns
