@@ -58,6 +58,11 @@ def test_layers(place: str) -> None:
     ("statement", "absent"),
     [
         ("import tune_gan", {"torch", "ray", "pandas", "optuna"}),
+        # What takes as long to import as torch, and what a training or a sweep does without.
+        (
+            "import tune_gan.search.tuner, tune_gan.search.trainable, tune_gan.gan.run_folder",
+            {"torchvision", "torch._dynamo", "sympy"},
+        ),
         ("import tune_gan.cli", {"torch", "ray", "pandas", "optuna"}),
         ("from tune_gan import load_results; import tune_gan.results.show", {"torch", "ray"}),
         ("import tune_gan.results.answers, tune_gan.results.report.page", {"torch", "ray", "optuna"}),

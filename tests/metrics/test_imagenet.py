@@ -24,6 +24,10 @@ from tune_gan.metrics.imagenet import download_mobilenet, imagenet_features, loa
 FILE_NAME = "mobilenet_v2-b0353104.pth"
 
 
+def test_what_is_fetched_is_what_torchvision_would_fetch() -> None:
+    assert MobileNet_V2_Weights.IMAGENET1K_V1.url == imagenet._URL
+
+
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """The published weights, from a package that carries them."""

@@ -2,8 +2,7 @@
 
 import gzip
 import math
-import shutil
-import tempfile
+import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,14 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import MNIST, FashionMNIST
-from torchvision.transforms.v2 import functional as image_ops
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import DataError
 from tune_gan.gan.folder import load_classes, load_folder
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.imagenet import download_mobilenet
+from tune_gan.metrics.resizing import resized
 from tune_gan.places import data_root
 
 RING_RADIUS = 1.0
@@ -34,7 +32,10 @@ _IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-_TORCHVISION_CLASS = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
+_TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+# What the third byte of a file of unsigned bytes is.
+_IDX_BYTES = 8
+_LARGEST_IDX = 1_000_000_000
 _IDX_FOLDERS = {
     "mnist": ("mnist", "MNIST/raw", "."),
     "fashion_mnist": ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "."),
@@ -100,8 +101,7 @@ def resize(samples: Tensor, image_size: int | None) -> Tensor:
     """Return uint8 images ``(N, C, H, W)`` at `image_size`, bilinear; anything else as it is."""
     if image_size is None or samples.dim() == 2 or samples.shape[-1] == image_size:
         return samples
-    chunks = samples.split(4096)
-    return torch.cat([image_ops.resize(c, [image_size, image_size]) for c in chunks])
+    return torch.cat([resized(chunk, image_size) for chunk in samples.split(4096)])
 
 
 def to_unit_range(samples: Tensor) -> Tensor:
@@ -164,8 +164,11 @@ def download(name: str, root: Path) -> None:
         download_mobilenet()
     if name not in _TORCHVISION_CLASS or _idx_folder(name, root):
         return
+    # Imported here, since it takes as long as torch, which what is there already need not wait for.
+    from torchvision import datasets
+
     try:
-        _TORCHVISION_CLASS[name](root=str(root), download=True)
+        getattr(datasets, _TORCHVISION_CLASS[name])(root=str(root), download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{name} could not be downloaded into {root} ({reason})") from None
@@ -218,24 +221,17 @@ def _idx_dataset(name: str, root: Path) -> Dataset:
             f"{name} is not under {root}: expected {expected} and its three companions; "
             "put them there, name their folder with --data-root, or fetch them with --download"
         )
-    loader = _TORCHVISION_CLASS[name]
-    with tempfile.TemporaryDirectory(prefix="tune-gan-") as staged:
-        raw_folder = Path(staged) / loader.__name__ / "raw"
-        raw_folder.mkdir(parents=True)
-        for file_name in _IDX_FILES:
-            _stage(folder, file_name, raw_folder)
-        try:
-            train, held_out = loader(staged, train=True), loader(staged, train=False)
-        except (RuntimeError, ValueError, AssertionError, TypeError, KeyError, IndexError):
-            raise DataError(
-                f"a file of {name} in {folder} is truncated or no IDX file; "
-                "replace the four files or fetch them with --download"
-            ) from None
-    for part in (train, held_out):
-        if len(part.data) != len(part.targets) or part.data.shape[1:] != (28, 28):
+    tensors = [_read_idx(folder, file_name) for file_name in _IDX_FILES]
+    train, train_labels, held_out, held_out_labels = tensors
+    for images, labels in ((train, train_labels), (held_out, held_out_labels)):
+        if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
             raise DataError(f"{folder} holds no images of 28x28 with a label each: no {name}")
     return Dataset(
-        name, train.data.unsqueeze(1), held_out.data.unsqueeze(1), train.targets, held_out.targets
+        name,
+        train.unsqueeze(1),
+        held_out.unsqueeze(1),
+        train_labels.long(),
+        held_out_labels.long(),
     )
 
 
@@ -252,18 +248,19 @@ def _idx_file(folder: Path, file_name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _stage(folder: Path, file_name: str, raw_folder: Path) -> None:
-    """Lay a file, unpacked where it is compressed, where torchvision looks for it."""
-    source = _idx_file(folder, file_name)
-    assert source is not None
+def _read_idx(folder: Path, file_name: str) -> Tensor:
+    """Read a file of bytes in the IDX format of http://yann.lecun.com/exdb/mnist, packed or not."""
+    path = _idx_file(folder, file_name)
+    assert path is not None
+    remedy = "replace the four files or fetch them with --download"
     try:
-        if source.suffix == ".gz":
-            with gzip.open(source, "rb") as packed, (raw_folder / file_name).open("wb") as raw:
-                shutil.copyfileobj(packed, raw)
-        else:
-            (raw_folder / file_name).symlink_to(source.resolve())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{source} is truncated or cannot be read ({error}); "
-            "replace it or fetch the data set with --download"
-        ) from None
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            zeros, kind, num_axes = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
+            size = min(math.prod(shape), _LARGEST_IDX)
+            values = file.read(size + 1)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path} is truncated or cannot be read ({error}); {remedy}") from None
+    if (zeros, kind) != (0, _IDX_BYTES) or not values or len(values) != math.prod(shape):
+        raise DataError(f"{path} is truncated or no IDX file; {remedy}")
+    return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.v2 import functional as image_ops
-from torchvision.utils import make_grid
 
 _PLOT_REACH = 1.6
 _REAL_COLOUR = (170, 170, 170)
 _GENERATED_COLOUR = (214, 69, 20)
+_GAP_COLOUR = (64, 64, 64)
 
 
 def picture(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Image.Image:
@@ -42,16 +41,32 @@ def _as_tensor(image: Image.Image) -> Tensor:
     return pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)
 
 
+def tiles(images: Tensor, per_row: int, scale: int = 1, gap: int = 1) -> Image.Image:
+    """Lay uint8 images ``(N, C, H, W)`` side by side, so many a row, enlarged, bicubic.
+
+    Args:
+        images: Grey or in colour.
+        per_row: Images a row.
+        scale: How many times as large they become.
+        gap: Pixels of dark grey between and around them.
+    """
+    num_images, channels, height, width = images.shape
+    height, width = scale * height, scale * width
+    num_rows, per_row = -(-num_images // per_row), min(per_row, num_images)
+    size = per_row * (width + gap) + gap, num_rows * (height + gap) + gap
+    mode, pixels = ("L", images[:, 0]) if channels == 1 else ("RGB", images.permute(0, 2, 3, 1))
+    whole = Image.new(mode, size, _GAP_COLOUR[:channels])
+    for index, image in enumerate(pixels.numpy()):
+        row, column = divmod(index, per_row)
+        larger = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        whole.paste(larger, (gap + column * (width + gap), gap + row * (height + gap)))
+    return whole
+
+
 def _grid(images: Tensor, side: int) -> Image.Image:
     per_row = max(1, round(len(images) ** 0.5))
-    height, width = images.shape[-2:]
-    scale = max(1, round(side / (per_row * width)))
-    larger = image_ops.resize(
-        images, [scale * height, scale * width], image_ops.InterpolationMode.BICUBIC
-    )
-    grid = make_grid(larger, nrow=per_row, padding=4, pad_value=64)
-    is_grey = images.shape[1] == 1
-    return Image.fromarray((grid[0] if is_grey else grid.permute(1, 2, 0)).numpy())
+    scale = max(1, round(side / (per_row * images.shape[-1])))
+    return tiles(images, per_row, scale, gap=4)
 
 
 def _scatter(points: Tensor, real: Tensor | None, side: int) -> Image.Image:

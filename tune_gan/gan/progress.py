@@ -14,10 +14,9 @@ from rich.progress import (
 )
 from rich.text import Text
 from rich_pixels import Pixels
-from torchvision.utils import make_grid
 
 from tune_gan.config import GanConfig
-from tune_gan.gan.pictures import picture
+from tune_gan.gan.pictures import picture, tiles
 from tune_gan.gan.scoring import generate
 from tune_gan.gan.training import Report
 from tune_gan.metrics.score import score_latents
@@ -91,8 +90,7 @@ class TrainingProgress:
             side = min(_POINTS_COLUMNS, console.width)
             return _blocks(picture(points).resize((side, side)), console)
         samples = generate(report.training.scored_generator, latents[:_NUM_SHOWN])
-        row = make_grid(samples, nrow=_NUM_SHOWN, padding=1, pad_value=64).permute(1, 2, 0)
-        image = Image.fromarray(row.numpy())
+        image = tiles(samples, _NUM_SHOWN)
         if image.width > console.width:
             image.thumbnail((console.width, image.height))
         return _blocks(image, console)

@@ -12,10 +12,10 @@ import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as image_ops
 
 from tune_gan.config import IMAGE_SIZE_OF_DATASET
 from tune_gan.errors import DataError
+from tune_gan.metrics.resizing import resized
 
 NUM_FEATURES = 64
 SHIPPED = Path(__file__).parent / "weights"
@@ -92,10 +92,7 @@ class LeNet(nn.Module):
         chunks = []
         with torch.inference_mode():
             for chunk in images.split(_CHUNK):
-                fits = chunk.shape[-1] == size
-                chunks.append(
-                    self._penultimate(chunk if fits else image_ops.resize(chunk, [size, size]))
-                )
+                chunks.append(self._penultimate(resized(chunk, size)))
         return torch.cat(chunks)
 
     def classes(self, features: Tensor) -> Tensor:
@@ -227,7 +224,6 @@ def _descend(network: LeNet, images: Tensor, labels: Tensor) -> None:
     batch_size = min(_BATCH_SIZE, len(images))
     steps_per_epoch = len(images) // batch_size
     num_epochs = max(_MIN_EPOCHS, -(-_MIN_STEPS // steps_per_epoch))
-    size = [network.image_size, network.image_size]
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(
         optimizer, 1.0, 0.0, total_iters=num_epochs * steps_per_epoch
@@ -235,8 +231,7 @@ def _descend(network: LeNet, images: Tensor, labels: Tensor) -> None:
     network.train()
     for _ in range(num_epochs):
         for indices in torch.randperm(len(images)).split(batch_size)[:steps_per_epoch]:
-            batch = images[indices]
-            batch = batch if batch.shape[-1] == size[0] else image_ops.resize(batch, size)
+            batch = resized(images[indices], network.image_size)
             loss = F.cross_entropy(network(batch), labels[indices])
             optimizer.zero_grad()
             loss.backward()

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from tune_gan.errors import DataError
 
 INPUT_SIZE = 128
 NUM_FEATURES = 1280
 # The first of torchvision's two sets of weights, because it is the one that lies on many machines.
-_URL: str = MobileNet_V2_Weights.IMAGENET1K_V1.url
+_URL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 _CHUNK = 20  # Small enough for a processor's cache: 100 at a time take twice as long.
@@ -40,6 +39,9 @@ def load_mobilenet(weights: Path | None) -> nn.Module:
             f"{path} is no file of MobileNetV2 weights, which score images without labels; "
             "name one with --weights FILE, or fetch it with --download"
         )
+    # Imported here, since it takes as long as torch, which other data sets need not wait for.
+    from torchvision.models import mobilenet_v2
+
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = mobilenet_v2()
     try:
