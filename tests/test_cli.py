@@ -129,7 +129,7 @@ def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], words: str, tm
     assert written == before
 
 
-@pytest.mark.parametrize("seconds", [2.0, 4.0])
+@pytest.mark.parametrize("seconds", [2.0, 3.0, 4.0])
 def test_an_early_interrupt_is_one_line_too(seconds: float, tmp_path: Path) -> None:
     arguments = command("train", "--preset", "circle", "--out", "run")
     with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:

@@ -5,6 +5,7 @@ import logging
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _WATCH_PERIOD_S = 15
+_LOOK_AGAIN_S = 0.1
 _TARGETS = ("slurm", "ray", "kubernetes")
 
 app = typer.Typer(
@@ -108,6 +111,9 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("tune_gan").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
+    # Where a shell has it ignored, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     # What a cluster or a system ends in order is kept as what a person ends with Ctrl-C.
     for ending in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -130,6 +136,21 @@ def main() -> None:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", TuneGanError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", _INTERRUPTED)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but never amid an import.
+
+    C++ code that imports Python's aborts the process where that raises, which torch's does.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(_LOOK_AGAIN_S, signal.raise_signal, [signum])
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -51,7 +51,7 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()

@@ -174,6 +174,9 @@ def _start_ray(address: str) -> bool:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    except SystemExit:
+        # Ray has taken the signal for itself by then, and ends the process with its number.
+        raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"Ray cannot be reached at {address} ({reason})") from None
