@@ -141,6 +141,23 @@ def test_an_early_interrupt_is_one_line_too(seconds: float, tmp_path: Path) -> N
     assert "Traceback" not in errors
 
 
+def test_it_can_be_ended_in_the_background_of_a_shell(tmp_path: Path) -> None:
+    """There Ctrl-C is ignored."""
+    arguments = " ".join(command("train", "--preset", "circle", "--out", "run"))
+    shell = ["sh", "-c", f"{arguments} & echo $!; wait $!"]
+    with subprocess.Popen(
+        shell, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        while not (tmp_path / "run/config.yaml").is_file():
+            time.sleep(0.05)
+        os.kill(number, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("tune-gan: interrupted")
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

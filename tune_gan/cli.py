@@ -116,7 +116,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     # What a cluster or a system ends in order is kept as what a person ends with Ctrl-C.
     for ending in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(ending, _end)
     try:
         exit_code = app(standalone_mode=False) or 0
         # Typer catches an interrupt that comes before a command is at work.
@@ -138,6 +138,15 @@ def main() -> None:
         _fail("interrupted", _INTERRUPTED)
 
 
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now, also where a shell has that ignored, which is in its background."""
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(signal.SIGINT, frame)
+    else:
+        _interrupt(signum, frame)
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but never amid an import.
 
@@ -145,7 +154,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            again = threading.Timer(_LOOK_AGAIN_S, signal.raise_signal, [signum])
+            # To the main thread, or what it waits for would not be interrupted.
+            main_thread = threading.main_thread().ident
+            again = threading.Timer(_LOOK_AGAIN_S, signal.pthread_kill, [main_thread, signum])
             again.daemon = True
             again.start()
             return

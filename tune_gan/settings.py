@@ -163,12 +163,13 @@ def _complaints(error: ValidationError, model: type[BaseModel]) -> list[tuple[st
         if isinstance(inner, FieldError):
             complaints += [(".".join(filter(None, (path, p))), text) for p, text in inner.complaints]
         elif len(complaints) < MOST_COMPLAINTS:
-            complaints.append((path, _describe_error(dict(detail), model)))
+            complaint = path, _describe_error(dict(detail), model)
+            # What fits none of a union's types is complained of once for each of them.
+            complaints += [complaint] if complaint not in complaints else []
         else:
             # It is counted alone, and the nearest valid name takes its time to find.
             complaints.append((path, detail["msg"]))
-    # What fits none of a union's types is complained of once for each of them.
-    return list(dict.fromkeys(complaints))
+    return complaints
 
 
 def _without_branch(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[int | str, ...]:

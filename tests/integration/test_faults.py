@@ -272,6 +272,7 @@ def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> Non
     }
     run = tmp_path / "run"
     limits = ["--set", "failures.report_timeout=10", "--set", "failures.max_failures=1"]
+    limits += ["--set", "health={min_coverage: 0, min_spread: 0, max_score_ratio: null}"]
     arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "7", "--out", run]
     with start(
         *arguments,

@@ -224,7 +224,7 @@ def _idx_dataset(name: str, root: Path) -> Dataset:
     tensors = [_read_idx(folder, file_name) for file_name in _IDX_FILES]
     train, train_labels, held_out, held_out_labels = tensors
     for images, labels in ((train, train_labels), (held_out, held_out_labels)):
-        if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
+        if len(images) != len(labels):
             raise DataError(f"{folder} holds no images of 28x28 with a label each: no {name}")
     return Dataset(
         name,
@@ -252,15 +252,17 @@ def _read_idx(folder: Path, file_name: str) -> Tensor:
     """Read a file of bytes in the IDX format of http://yann.lecun.com/exdb/mnist, packed or not."""
     path = _idx_file(folder, file_name)
     assert path is not None
+    axes = (28, 28) if "images" in file_name else ()
     remedy = "replace the four files or fetch them with --download"
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             zeros, kind, num_axes = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
-            size = min(math.prod(shape), _LARGEST_IDX)
-            values = file.read(size + 1)
+            is_fit = (zeros, kind) == (0, _IDX_BYTES) and shape[1:] == axes
+            values = file.read(min(math.prod(shape), _LARGEST_IDX) + 1) if is_fit else b""
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataError(f"{path} is truncated or cannot be read ({error}); {remedy}") from None
-    if (zeros, kind) != (0, _IDX_BYTES) or not values or len(values) != math.prod(shape):
-        raise DataError(f"{path} is truncated or no IDX file; {remedy}")
+    if not values or len(values) != math.prod(shape):
+        kept = "images of 28x28" if axes else "labels"
+        raise DataError(f"{path} is truncated or no IDX file of {kept}; {remedy}")
     return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)

@@ -1,13 +1,13 @@
 """CUDA graphs: a GPU is told of a whole iteration at once, where Python would tell it step by step."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 _logger = logging.getLogger(__name__)
 # Before a capture libraries choose what they compute with, and optimizers make their state.
-_WARM_UPS = 3
+WARM_UPS = 3
 
 
 class Replayed:
@@ -21,19 +21,15 @@ class Replayed:
     Args:
         function: Works on tensors that stay where they are, and reads nothing from the device.
         device: Where it works.
-        sources: The generators of random numbers on that device that it draws from.
     """
 
-    def __init__(
-        self,
-        function: Callable[[], None],
-        device: torch.device,
-        sources: Sequence[torch.Generator] = (),
-    ) -> None:
-        self._function, self._device, self._sources = function, device, sources
+    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+        self._function, self._device = function, device
         self._replays = device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._warm_ups_left = _WARM_UPS
+        # One for all calls, since memory that torch keeps for a stream is for no other.
+        self._stream = torch.cuda.Stream(device) if self._replays else None
+        self._warm_ups_left = WARM_UPS
 
     def __call__(self) -> None:
         """Do once what the function does."""
@@ -53,26 +49,21 @@ class Replayed:
     def _warm_up(self) -> None:
         """Call the function on a stream of its own, as a capture wants it."""
         self._warm_ups_left -= 1
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream()
+        assert self._stream is not None
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             self._function()
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
 
     def _capture(self) -> None:
-        # A capture that fails leaves its generators as they are within one, of no use outside.
-        states = [source.clone_state() for source in self._sources]
         graph = torch.cuda.CUDAGraph()
         try:
-            for source in self._sources:
-                graph.register_generator_state(source)
             # Other threads of the process may well wait for the device meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._function()
         except RuntimeError as error:
             self._replays = False
-            for source, state in zip(self._sources, states, strict=True):
-                source.graphsafe_set_state(state)
             reason = " ".join(str(error).split())[:200]
             _logger.warning("an iteration is launched step by step, not as a CUDA graph: %s", reason)
         else:

@@ -40,7 +40,10 @@ class Iteration:
     def take(self, batches: BatchOrder) -> None:
         """Take the next batches of real samples, one for each discriminator step."""
         for indices in self._indices:
-            indices.copy_(batches.next())
+            batch = batches.next()
+            # From memory that is pinned, a copy to a GPU does not wait for what is under way there.
+            batch = batch.pin_memory() if self.device.type == "cuda" else batch
+            indices.copy_(batch, non_blocking=True)
 
     def train(self) -> None:
         """Train both networks."""

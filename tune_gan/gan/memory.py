@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tune_gan.config import GanConfig
+from tune_gan.gan.graphs import WARM_UPS
 from tune_gan.gan.lanes.pool import LanePool
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
@@ -57,7 +58,9 @@ def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: see proc(5)
     with torch.random.fork_rng(devices=[device] if is_cuda else []), _at_most(most):
-        _train(config.model_copy(update={"num_iterations": 1, "report_every": 1}), lanes)
+        # On a GPU up to the first that is replayed.
+        length = WARM_UPS + 1 if is_cuda and lanes == 1 else 1
+        _train(config.model_copy(update={"num_iterations": length, "report_every": length}), lanes)
     host = _peak()
     if not is_cuda:
         return Footprint(host)

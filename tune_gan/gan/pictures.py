@@ -48,9 +48,10 @@ def tiles(images: Tensor, per_row: int, scale: int = 1, gap: int = 1) -> Image.I
         images: Grey or in colour.
         per_row: Images a row.
         scale: How many times as large they become.
-        gap: Pixels of dark grey between and around them.
+        gap: Pixels of dark grey between and around them, if there are several.
     """
     num_images, channels, height, width = images.shape
+    gap = 0 if num_images == 1 else gap
     height, width = scale * height, scale * width
     num_rows, per_row = -(-num_images // per_row), min(per_row, num_images)
     size = per_row * (width + gap) + gap, num_rows * (height + gap) + gap

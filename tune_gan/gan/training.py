@@ -87,8 +87,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     training = begin(config, data)
     take_up(training, checkpoint, scorer.name())
     iteration = Iteration(training, resize(data.train, config.image_size))
-    sources = (training.latent_source, training.dropout_source)
-    train = Replayed(iteration.train, iteration.device, sources)
+    train = Replayed(iteration.train, iteration.device)
 
     steps_since, started = 0, time.perf_counter()
     while training.iteration < config.num_iterations and not training.cause:
@@ -227,8 +226,10 @@ def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> t
     parameters = list(network.parameters())
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=config.beta1)
-    # What counts its steps has to count them on the device, where a graph of it can.
-    capturable = {"capturable": True} if parameters[0].device.type == "cuda" else {}
+    # What counts its steps has to count them on the device, where a graph of it can. RAdam's formula
+    # wants more digits than it has there.
+    in_graph = parameters[0].device.type == "cuda" and config.optimizer != "radam"
+    capturable = {"capturable": True} if in_graph else {}
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1, **capturable

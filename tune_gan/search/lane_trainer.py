@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tune_gan.errors import CheckpointError
 from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
 from tune_gan.gan.training import Report
 from tune_gan.search.spec import SweepSpec
@@ -160,7 +161,13 @@ class LaneTrainer:
         if not trial.record.has_ended:
             config = trial.record.config
             pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
-            trial.lane = pool.join(config, trial.record.checkpoint)
+            try:
+                trial.lane = pool.join(config, trial.record.checkpoint)
+            except CheckpointError:
+                raise
+            except Exception as error:
+                self._drop(shape_of(config), error)
+                raise
             # Not before a run has joined: there is nothing to train in an empty one.
             self._pools[shape_of(config)] = pool
         return trial.record.told or None
@@ -173,12 +180,8 @@ class LaneTrainer:
         try:
             with telling_failures():
                 due = pool.advance()
-        # Whatever it is, it befalls all of them, and they are told; what the tensors hold is in doubt.
         except Exception as error:
-            del self._pools[shape]
-            for lane in pool.lanes:
-                of_lane[lane].lane = None
-                self._answer(of_lane[lane], error)
+            self._drop(shape, error)
             return
         for lane in due:
             trial = of_lane[lane]
@@ -186,6 +189,21 @@ class LaneTrainer:
                 self._answering(trial, lambda trial: self._report(trial, pool))
             else:
                 self._let_go(trial)
+
+    def _drop(self, shape: Any, error: Exception) -> None:
+        """Give up a pool in which something failed: what its tensors hold is in doubt.
+
+        Whatever it is, it befalls all of its trials, and they are told.
+        """
+        self._pools.pop(shape, None)
+        # Its frames would hold the tensors until the last trial has taken its answer.
+        error.__traceback__ = error.__context__ = None
+        with self._changed:
+            trials = list(self._trials.values())
+        for trial in trials:
+            if trial.lane is not None and shape_of(trial.lane.training.config) == shape:
+                trial.lane = None
+                self._answer(trial, error)
 
     def _is_awaited(self, trial: _Trial) -> bool:
         """Wait until Tune has judged a trial's last report; return whether it is to go on."""

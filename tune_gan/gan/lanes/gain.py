@@ -46,7 +46,10 @@ def measure_gain(config: GanConfig) -> Gain:
     if choose_device(config.device).type == "cpu" and warmed_up > _BUSY_S * _ITERATIONS:
         return best
     times = itertools.pairwise([warmed_up, *trained])
-    alone = min(after - before for before, after in times) / _ITERATIONS
+    alone = min((after - before for before, after in times), default=0.0) / _ITERATIONS
+    if not alone:
+        # It diverges at once, and tells nothing.
+        return best
     lanes = _FEWEST_LANES
     while lanes <= _MOST_LANES:
         ratio = alone / _seconds_in_lanes(config, lanes)

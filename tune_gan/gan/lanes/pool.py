@@ -118,7 +118,6 @@ class LanePool:
         torch.set_num_threads(config.num_threads)
         self._config, self._shape, self._most_lanes = config, shape_of(config), most_lanes
         self._device = choose_device(config.device)
-        set_precision(config)
         self._scorer, self._data = scorer_of(config), load_data(config)
         self._samples = resize(self._data.train, config.image_size).to(self._device)
         self._trained_s = 0.0
@@ -225,6 +224,8 @@ class LanePool:
 
     def advance(self) -> list[Lane]:
         """Train all lanes for a while; return which are to report now, and must before the next."""
+        # Of the whole process, where another pool may want another.
+        set_precision(self._config)
         started = time.perf_counter()
         block = self._next_block()
         for tick in range(len(block.indices)):
