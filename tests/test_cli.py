@@ -151,6 +151,7 @@ def test_it_can_be_ended_in_the_background_of_a_shell(tmp_path: Path) -> None:
         assert process.stdout is not None
         number = int(process.stdout.readline())
         while not (tmp_path / "run/config.yaml").is_file():
+            assert process.poll() is None
             time.sleep(0.05)
         os.kill(number, signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
