@@ -31,16 +31,20 @@ class Neighbourhoods:
             ``coverage``, the share of real samples whose neighbourhood holds a generated one, 0 to 1,
             and ``density``, how many real neighbourhoods a generated sample lies in, over 5: about 1
             for real samples, 0 for samples far from all real ones (both Naeem et al. 2020,
-            https://arxiv.org/abs/2002.09797); ``distinct``, the share of generated samples that have
-            no twin among the others, 0 to 1.
+            https://arxiv.org/abs/2002.09797).
         """
         generated = features.float()
         distances = torch.cdist(self._real, generated)
-        inside = distances <= self._radii[:, None]
-        own = torch.cdist(generated, generated).fill_diagonal_(torch.inf)
-        alone = own.min(dim=1).values > _TWINS * self._usual_distance
+        covered = distances.amin(dim=1) <= self._radii
+        num_inside = (distances <= self._radii[:, None]).count_nonzero()
         return {
-            "coverage": float(inside.any(dim=1).double().mean()),
-            "density": float(inside.sum()) / (NEIGHBOURS * len(generated)),
-            "distinct": float(alone.double().mean()),
+            "coverage": float(covered.double().mean()),
+            "density": float(num_inside) / (NEIGHBOURS * len(generated)),
         }
+
+    def distinct(self, features: Tensor) -> float:
+        """Return the share of generated ``(M, d)`` features without a twin among the others."""
+        generated = features.float()
+        own = torch.cdist(generated, generated).fill_diagonal_(torch.inf)
+        alone = own.amin(dim=1) > _TWINS * self._usual_distance
+        return float(alone.double().mean())

@@ -95,8 +95,8 @@ class Scorer:
             **self._neighbourhoods.measure(standardised),
             "spread": _spread(samples) / self._real_spread if self._real_spread else 1.0,
         }
-        if samples.dim() == 2:
-            del scores["distinct"]
+        if samples.dim() > 2:
+            scores["distinct"] = self._neighbourhoods.distinct(standardised)
         # A classifier may be so poor that it finds one class among the real ones, too.
         if self.instrument.classes is not None and self._real_entropy > 0:
             scores["class_entropy"] = self._class_entropy(features) / self._real_entropy
