@@ -22,9 +22,9 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from tests.benchmarks.machine import describe_machine
+from tests.benchmarks.ordinary import ordinary_networks
 from tune_gan.config import GanConfig
 from tune_gan.gan.memory import measure_memory
-from tune_gan.gan.models import build_networks
 from tune_gan.gan.training import iterate
 from tune_gan.places import data_root
 from tune_gan.presets import load_preset
@@ -42,7 +42,7 @@ ROUNDS = 7
 
 def ordinary_script(config: GanConfig, loader: DataLoader[Any]) -> Iterator[tuple[float, float]]:
     """Train as the tutorial's loop does, and read both losses at every step."""
-    generator, discriminator = build_networks(config)
+    generator, discriminator = ordinary_networks(config)
     opt_disc = torch.optim.Adam(discriminator.parameters(), lr=config.disc_lr)
     opt_gen = torch.optim.Adam(generator.parameters(), lr=config.gen_lr)
     criterion = nn.BCEWithLogitsLoss()

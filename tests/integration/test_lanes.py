@@ -68,7 +68,7 @@ def _are_trained_together(lines: list[dict[str, Any]], others: list[dict[str, An
     """Return whether two trials were in one process at the same time, not one after the other."""
     times, other_times = ([line["reported_at"] for line in each] for each in (lines, others))
     overlap = times[0] < other_times[-1] and other_times[0] < times[-1]
-    return overlap and lines[0]["worker"] == others[0]["worker"]
+    return bool(overlap and lines[0]["worker"] == others[0]["worker"])
 
 
 def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tune_gan.config import GanConfig
 from tune_gan.gan.checkpoint import TrainingState
 from tune_gan.gan.data import BatchOrder, to_unit_range
+from tune_gan.gan.dropout import Dropout
 from tune_gan.gan.losses import (
     discriminator_loss,
     discriminator_output,
@@ -118,7 +119,7 @@ class _Frozen:
 
     def __init__(self, discriminator: nn.Module) -> None:
         self._weights = list(discriminator.parameters())
-        self._dropouts = [m for m in discriminator.modules() if isinstance(m, nn.Dropout)]
+        self._dropouts = [m for m in discriminator.modules() if isinstance(m, Dropout)]
 
     def __enter__(self) -> None:
         self._set(learns=False)

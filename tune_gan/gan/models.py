@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
+from tune_gan.gan.dropout import Dropout
 
 _ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {
     "relu": lambda alpha: nn.ReLU(),
@@ -65,7 +66,7 @@ class MlpDiscriminator(nn.Module):
         for width in config.disc_hidden:
             batch_norm = [nn.BatchNorm1d(width)] if config.disc_batch_norm else []
             layers += [nn.Linear(width_in, width, bias=not batch_norm), *batch_norm]
-            layers += [_activation(config), nn.Dropout(config.dropout)]
+            layers += [_activation(config), Dropout(config.dropout)]
             width_in = width
         self.layers = nn.Sequential(*layers, nn.Linear(width_in, config.disc_logits))
         self.apply(_init_dense)
@@ -126,7 +127,7 @@ class Dcgan28Discriminator(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(config.sample_shape[0], f, 5, stride=2, padding=2),
             _activation(config),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             *_downsample(config, nn.Conv2d(f, 2 * f, 5, 2, 2, bias=not config.disc_batch_norm)),
             nn.Flatten(),
             nn.Linear(7 * 7 * 2 * f, 1),
@@ -179,7 +180,7 @@ class Dcgan64Discriminator(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(config.sample_shape[0], f, 4, stride=2, padding=1),
             _activation(config),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             *_downsample(config, nn.Conv2d(f, 2 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
             *_downsample(config, nn.Conv2d(2 * f, 4 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
             *_downsample(config, nn.Conv2d(4 * f, 8 * f, 4, 2, 1, bias=not config.disc_batch_norm)),
@@ -237,7 +238,7 @@ def _upsample(channels_in: int, channels_out: int, stride: int, padding: int) ->
 
 def _downsample(config: GanConfig, convolution: nn.Conv2d) -> list[nn.Module]:
     batch_norm = [nn.BatchNorm2d(convolution.out_channels)] if config.disc_batch_norm else []
-    return [convolution, *batch_norm, _activation(config), nn.Dropout(config.dropout)]
+    return [convolution, *batch_norm, _activation(config), Dropout(config.dropout)]
 
 
 def _init_dense(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
 from torch import Tensor, nn
 
 from tune_gan.config import GanConfig
+from tune_gan.gan.dropout import Dropout, draw_bits, least_kept
 
 # Activations with the parameter that a configuration calls `activation_alpha`.
 _WITH_ALPHA = (nn.LeakyReLU, nn.ELU, nn.CELU, nn.Threshold)
@@ -130,7 +131,7 @@ class LaneNetwork:
 
     def _in_lanes(self, layer: nn.Module, prefix: str) -> _Layer:
         """Return what does in lanes what a layer does to one network's samples."""
-        if isinstance(layer, nn.Dropout):
+        if isinstance(layer, Dropout):
             return self._drop
         if isinstance(layer, _WITH_ALPHA):
             return _activation_with_alpha(layer, self.settings)
@@ -152,21 +153,24 @@ class LaneNetwork:
         return _batch_norm(layer, (weight, bias), buffers, self.settings)
 
     def _drop(self, values: Tensor) -> Tensor:
-        """Drop units of each lane by its own random numbers, as `torch.nn.Dropout` does on a CPU."""
-        settings = self.settings
+        """Drop units of each lane by its own random numbers, as `tune_gan.gan.dropout` does."""
+        settings, device = self.settings, values.device
         if not settings.drops or not any(settings.dropout):
             return values
-        kept = torch.ones(values.shape, dtype=values.dtype, device=values.device)
+        bits = torch.zeros(values.shape, dtype=torch.int16, device=device)
         for lane, (probability, source) in enumerate(
             zip(settings.dropout, settings.dropout_sources, strict=True)
         ):
             if probability and source is not None:
-                kept[lane].bernoulli_(1 - probability, generator=source)
-        shares = torch.tensor(
-            [1 - p for p in settings.dropout], dtype=values.dtype, device=values.device
+                bits[lane] = draw_bits(values.shape[1:], device, source)
+        each = (-1, *[1] * (values.dim() - 1))
+        least = torch.tensor(
+            [least_kept(p) for p in settings.dropout], dtype=torch.int16, device=device
         )
-        kept.div_(shares.reshape(-1, *[1] * (values.dim() - 1)))
-        return values * kept
+        scale = torch.tensor([1 / (1 - p) for p in settings.dropout], dtype=values.dtype, device=device)
+        kept = torch.empty(values.shape, dtype=values.dtype, device=device)
+        torch.ge(bits, least.view(each), out=kept)
+        return values * kept.mul_(scale.view(each))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:
