@@ -14,6 +14,7 @@ from tune_gan.gan.losses import (
     gradient_penalty,
     r1_penalty,
 )
+from tune_gan.gan.optimizers import step_of
 from tune_gan.gan.precision import autocast
 
 
@@ -34,6 +35,8 @@ class Iteration:
         self.device = device
         self._training, self._samples = training, samples.to(device)
         self._frozen = _Frozen(training.discriminator)
+        self._step_generator = step_of(training.gen_optimizer)
+        self._step_discriminator = step_of(training.disc_optimizer)
         shape = (config.disc_steps, config.batch_size)
         self._indices = torch.zeros(shape, dtype=torch.int64, device=device)
         self.sums = torch.zeros(4, device=device)
@@ -68,7 +71,7 @@ class Iteration:
             disc_loss = disc_loss + _penalties(training, real, fake.float())
             training.disc_optimizer.zero_grad()
             disc_loss.backward()
-            training.disc_optimizer.step()
+            self._step_discriminator()
             with torch.no_grad():
                 outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
                 self.sums[1:] += torch.stack([disc_loss, *outputs])
@@ -79,7 +82,7 @@ class Iteration:
             gen_loss = generator_loss(config.loss, logits.float())
         training.gen_optimizer.zero_grad()
         gen_loss.backward()
-        training.gen_optimizer.step()
+        self._step_generator()
         self.sums[0] += gen_loss.detach()
 
 

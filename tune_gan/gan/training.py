@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -20,17 +20,12 @@ from tune_gan.gan.data import BatchOrder, Dataset, load_data, resize
 from tune_gan.gan.graphs import Replayed
 from tune_gan.gan.iteration import Iteration
 from tune_gan.gan.models import build_networks, choose_device
+from tune_gan.gan.optimizers import make_optimizer
 from tune_gan.gan.precision import set_precision
 from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.score import Scorer, out_of_bounds, score_latents
 
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-}
 _MOST_CAUSES = 3
 
 
@@ -206,8 +201,8 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
         config=config,
         generator=generator,
         discriminator=discriminator,
-        gen_optimizer=_optimizer(config, generator, config.gen_lr),
-        disc_optimizer=_optimizer(config, discriminator, config.disc_lr),
+        gen_optimizer=make_optimizer(config, generator, config.gen_lr),
+        disc_optimizer=make_optimizer(config, discriminator, config.disc_lr),
         batches=BatchOrder(len(data.train), config.batch_size, config.seed),
         latent_source=torch.Generator(device).manual_seed(derive_seed(config.seed, "latents")),
         dropout_source=_global_source(device),
@@ -220,25 +215,6 @@ def _global_source(device: torch.device) -> torch.Generator:
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
     return torch.default_generator
-
-
-def _optimizer(config: GanConfig, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    parameters = list(network.parameters())
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=config.beta1)
-    # What counts its steps has to count them on the device, where a graph of it can. RAdam's formula
-    # wants more digits than it has there.
-    in_graph = parameters[0].device.type == "cuda" and config.optimizer != "radam"
-    capturable = {"capturable": True} if in_graph else {}
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1, **capturable
-        )
-    fused = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
-    betas = (config.beta1, config.beta2)
-    return _OPTIMIZERS[config.optimizer](
-        parameters, lr=learning_rate, betas=betas, **fused, **capturable
-    )
 
 
 def _divergence(means: dict[str, float], training: TrainingState, samples: Tensor) -> str:
