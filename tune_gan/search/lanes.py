@@ -60,9 +60,9 @@ def lanes_of(spec: SweepSpec) -> Lanes:
     )
 
 
-def share_of_cpus(spec: SweepSpec, lanes: int) -> float:
-    """Return what Ray is to count for the process of one trial in a lane."""
-    return math.floor(_PARTS_OF_A_CPU * spec.resources.cpus / lanes) / _PARTS_OF_A_CPU
+def share_of_cpus(spec: SweepSpec, trials: float) -> float:
+    """Return what Ray is to count for a trial in a lane where so many share a process."""
+    return math.floor(_PARTS_OF_A_CPU * spec.resources.cpus / trials) / _PARTS_OF_A_CPU
 
 
 @contextmanager

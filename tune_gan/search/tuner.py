@@ -353,7 +353,9 @@ def _trainable(
         return
     with lane_actors(spec, str(study.folder), lanes.of_a_process, lanes.processes) as pools:
         trainable = tune.with_parameters(relay_trial, pools=pools)
-        taken = {"cpu": share_of_cpus(spec, lanes.of_a_process)}
+        # Fewer trials at a time than lanes take as many CPUs together as the processes do.
+        of_each = min(lanes.of_a_process, room.workers / max(1, len(pools)))
+        taken = {"cpu": share_of_cpus(spec, of_each)}
         yield tune.with_resources(trainable, taken), [LaneEnds(pools)]
 
 
