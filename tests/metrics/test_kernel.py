@@ -42,3 +42,9 @@ def test_subsets_are_random_always_the_same_and_of_their_size() -> None:
     assert reference.distance(fake) == KernelReference(real).distance(fake)
     assert reference.distance(fake) == pytest.approx(whole, rel=0.5)
     assert (NUM_SUBSETS, SUBSET_SIZE) == (100, 1000)
+
+
+def test_samples_compared_with_themselves_are_two_sets() -> None:
+    same = _draw(300, 0)
+    theirs = poly_mmd(same, same, degree=3, gamma=None, coef=1.0)
+    assert KernelReference(same).distance(same) == pytest.approx(float(theirs), rel=1e-9)

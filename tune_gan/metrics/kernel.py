@@ -40,37 +40,58 @@ class KernelReference:
 
 
 class _Pairs(NamedTuple):
-    """How many subsets have both samples of a pair: uint8, a row for each one, and all of them."""
+    """How many subsets have both samples of a pair.
+
+    Attributes:
+        counts: uint8, a row for each one.
+        total: Of all pairs.
+        above_diagonal: Whether the pairs are of one set, so that those of a sample with an earlier one,
+            or with itself, are left out.
+    """
 
     counts: Tensor
     total: int
+    above_diagonal: bool
 
 
 def _mean(ones: Tensor, others: Tensor, pairs: _Pairs) -> float:
     """Return the mean of the kernel over pairs of a one and another, each as often as it is drawn."""
     total, shift = 0.0, torch.ones((), dtype=torch.float64)
-    blocks = (ones.split(_ROWS_AT_A_TIME), pairs.counts.split(_ROWS_AT_A_TIME))
-    for rows, often in zip(*blocks, strict=True):
-        kernel = torch.addmm(shift, rows, others.T, alpha=1 / rows.shape[1]).pow_(3)
-        total += float(torch.dot(kernel.flatten(), often.double().flatten()))
+    for start in range(0, len(ones), _ROWS_AT_A_TIME):
+        rows = ones[start : start + _ROWS_AT_A_TIME]
+        first = start if pairs.above_diagonal else 0
+        often = pairs.counts[start : start + _ROWS_AT_A_TIME, first:].double()
+        kernel = torch.addmm(shift, rows, others[first:].T, alpha=1 / rows.shape[1]).pow_(3)
+        total += float(torch.dot(kernel.flatten(), often.flatten()))
     return total / pairs.total
 
 
 @lru_cache(maxsize=4)
 def _pairs_within(count: int, number: int) -> _Pairs:
-    """Return the pairs of different samples in the same subset."""
+    """Return the pairs of different samples in the same subset, each once."""
     subsets = _subsets(count, number)
-    return _as_pairs((subsets.T @ subsets).fill_diagonal_(0))
+    return _as_pairs(_count(subsets, subsets).triu_(1), above_diagonal=True)
 
 
 @lru_cache(maxsize=4)
 def _pairs_across(num_real: int, num_generated: int) -> _Pairs:
     """Return the pairs of a real sample in a subset and a generated one in its counterpart."""
-    return _as_pairs(_subsets(num_real, 0).T @ _subsets(num_generated, 1))
+    counts = _count(_subsets(num_real, 0), _subsets(num_generated, 1))
+    return _as_pairs(counts, above_diagonal=False)
 
 
-def _as_pairs(counts: Tensor) -> _Pairs:
-    return _Pairs(counts.to(torch.uint8), int(counts.double().sum()))
+def _count(subsets: Tensor, counterparts: Tensor) -> Tensor:
+    """Return for each pair of columns how many rows have both, in blocks, since all take a byte each."""
+    counts = torch.empty(subsets.shape[1], counterparts.shape[1], dtype=torch.uint8)
+    blocks = zip(subsets.T.split(_ROWS_AT_A_TIME), counts.split(_ROWS_AT_A_TIME), strict=True)
+    for rows, block in blocks:
+        block.copy_(rows @ counterparts)
+    return counts
+
+
+def _as_pairs(counts: Tensor, *, above_diagonal: bool) -> _Pairs:
+    total = sum(int(block.sum()) for block in counts.split(_ROWS_AT_A_TIME))
+    return _Pairs(counts, total, above_diagonal)
 
 
 def _subsets(count: int, number: int) -> Tensor:
