@@ -41,8 +41,14 @@ SHORT = {"num_iterations": 60, "report_every": 30}
 LANES: list[dict[str, Any]] = [
     {"gen_lr": 1e-3, "disc_lr": 5e-4, "beta2": 0.9, "seed": 1, "dropout": 0.0, "disc_steps": 1},
     {"gen_lr": 2e-4, "disc_lr": 1e-3, "beta2": 0.99, "seed": 2, "dropout": 0.3, "disc_steps": 2},
-    {"gen_lr": 5e-4, "disc_lr": 2e-4, "seed": 3, "dropout": 0.1, "disc_steps": 1},
+    {"gen_lr": 5e-4, "disc_lr": 2e-4, "beta2": 0.999, "seed": 3, "dropout": 0.1, "disc_steps": 1},
 ]
+LANES[0] |= {"beta1": 0.5, "activation_alpha": 0.2}
+LANES[1] |= {"beta1": 0.0, "activation_alpha": 0.05}
+LANES[2] |= {"beta1": 0.9, "activation_alpha": 1.5}
+# Where a case has one of these, its lanes have this share of it each.
+WEIGHTS = ("label_smoothing", "gp_weight", "r1_weight", "ema_decay")
+SHARES = (1.0, 0.5, 0.8)
 
 
 def _train(pool: LanePool, configs: list[GanConfig]) -> list[list[Report]]:
@@ -82,7 +88,12 @@ def _compare(
     lanes: Sequence[dict[str, Any]] = LANES,
 ) -> None:
     """Train all of `lanes` in a pool, and each alone."""
-    configs = [GanConfig.parse({**changes, **own}) for own in lanes]
+    configs = [
+        GanConfig.parse(
+            {**changes, **own, **{name: changes[name] * share for name in WEIGHTS if name in changes}}
+        )
+        for own, share in zip(lanes, SHARES, strict=True)
+    ]
     assert all(map(has_lanes, configs))
     assert len({shape_of(config) for config in configs}) == 1
     in_lanes = _train(LanePool(configs[0], num_lanes), configs)

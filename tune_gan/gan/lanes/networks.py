@@ -251,10 +251,13 @@ def _activation_with_alpha(layer: nn.Module, settings: LaneSettings) -> _Layer:
         if isinstance(layer, nn.Threshold):
             kept: Tensor = values * (values > alpha)
             return kept
-        # Both are alpha times something where that is negative. Told so, not by `where`, which takes
-        # ten times as long on a CPU.
+        # Both are alpha times something where that is not positive. The slope is found without `where`,
+        # which takes ten times as long on a CPU, and has no derivative of its own.
         output = F.elu(values) if isinstance(layer, nn.ELU) else values
-        sloped: Tensor = torch.lerp(output, F.relu(output), (1 - alpha).to(output.dtype))
+        alpha = alpha.to(output.dtype)
+        with torch.no_grad():
+            slope = torch.gt(output, 0, out=torch.empty_like(output)).mul_(1 - alpha).add_(alpha)
+        sloped: Tensor = output * slope
         return sloped
 
     return forward
