@@ -81,7 +81,7 @@ def _pairs_across(num_real: int, num_generated: int) -> _Pairs:
 
 
 def _count(subsets: Tensor, counterparts: Tensor) -> Tensor:
-    """Return for each pair of columns how many rows have both, in blocks, since all take a byte each."""
+    """Return for each pair of columns how many rows have both, in blocks, to save memory."""
     counts = torch.empty(subsets.shape[1], counterparts.shape[1], dtype=torch.uint8)
     blocks = zip(subsets.T.split(_ROWS_AT_A_TIME), counts.split(_ROWS_AT_A_TIME), strict=True)
     for rows, block in blocks:
