@@ -72,27 +72,85 @@ def _are_trained_together(lines: list[dict[str, Any]], others: list[dict[str, An
 
 
 def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
-    """All its trials go on from their last reports, in a new process."""
-    spec = SweepSpec.parse(
-        {**SPEC, "gan": {**SPEC["gan"], "num_iterations": 1000, "report_every": 100}}
-    )
-    path, run = tmp_path / "sweep.yaml", tmp_path / "run"
-    path.write_text(spec.to_yaml())
-    sweep = subprocess.Popen(command("sweep", path, "--out", run), stderr=subprocess.DEVNULL)
+    """All its trials go on from their last reports, in a new process; so they do without their own."""
+    spec = {**SPEC, "gan": {**SPEC["gan"], "num_iterations": 1500, "report_every": 100}}
+    sweep, run = _begin(spec, tmp_path)
+    _wait_for_reports(sweep, run, 2)
     first = run / "trial_00000/result.json"
-    deadline = time.monotonic() + 120
-    while not (first.is_file() and len(read_reports(first)) >= 2):
-        assert time.monotonic() < deadline
-        assert sweep.poll() is None
-        time.sleep(0.1)
     killed = read_reports(first)[-1]["worker"]
     os.kill(int(killed.rpartition(":")[2]), signal.SIGKILL)
+    _wait_for_reports(sweep, run, len(read_reports(first)) + 2)
+    for process in _descendants(sweep.pid, "ray::ImplicitFunc"):
+        os.kill(process, signal.SIGKILL)
     assert sweep.wait(timeout=280) == 0
     assert list(load_results(run)["state"]) == ["completed"] * 6
     for number in range(6):
-        lines = read_reports(run / f"trial_{number:05d}/result.json")
-        assert [line["iteration"] for line in lines] == list(range(100, 1001, 100))
+        assert _iterations(run, number) == list(range(100, 1501, 100))
     assert read_reports(first)[-1]["worker"] != killed
+    notes = (run / "trials.jsonl").read_text()
+    assert notes.count("started again") >= 3 + 1
+
+
+def test_a_sweep_with_asha_in_lanes_is_killed_and_gone_on_with(tmp_path: Path) -> None:
+    """Trials that ASHA stops leave their lanes to others; what was reported stays."""
+    spec = {
+        **SPEC,
+        "gan": {**SPEC["gan"], "num_iterations": 800},
+        "search": {"algorithm": "tpe", "num_trials": 12},
+        "scheduler": {"name": "asha", "grace_period": 1, "reduction_factor": 2},
+    }
+    sweep, run = _begin(spec, tmp_path)
+    _wait_for_reports(sweep, run, 2)
+    sweep.kill()
+    sweep.wait()
+    before = [_iterations(run, number) for number in range(3)]
+    end = resume_sweep(run)
+    assert end.num_left == 0
+    trials = load_results(run)
+    assert set(trials["state"]) == {"completed", "stopped"}
+    lengths = [len(_iterations(run, number)) for number in range(12)]
+    for number, length in enumerate(lengths):
+        assert _iterations(run, number) == list(range(50, 50 * length + 1, 50))
+        assert (length == 16) == (trials.set_index("trial")["state"][number] == "completed")
+    assert all(len(then) <= now for then, now in zip(before, lengths, strict=False))
+    # As many processes as before and after the kill, and none for each trial.
+    assert len({read_reports(run / f"trial_{n:05d}/result.json")[-1]["worker"] for n in range(12)}) <= 4
+
+
+def _begin(spec: dict[str, Any], folder: Path) -> tuple["subprocess.Popen[bytes]", Path]:
+    path, run = folder / "sweep.yaml", folder / "run"
+    path.write_text(SweepSpec.parse(spec).to_yaml())
+    sweep = subprocess.Popen(command("sweep", path, "--out", run), stderr=subprocess.DEVNULL)
+    return sweep, run
+
+
+def _wait_for_reports(sweep: "subprocess.Popen[bytes]", run: Path, count: int) -> None:
+    """Wait until the first trial has made so many."""
+    first, deadline = run / "trial_00000/result.json", time.monotonic() + 120
+    while not (first.is_file() and len(read_reports(first)) >= count):
+        assert time.monotonic() < deadline
+        assert sweep.poll() is None
+        time.sleep(0.1)
+
+
+def _iterations(run: Path, number: int) -> list[int]:
+    return [line["iteration"] for line in read_reports(run / f"trial_{number:05d}/result.json")]
+
+
+def _descendants(process: int, name: str) -> list[int]:
+    """Return the processes that a process began, or those that it began did, with that name."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+    found, ancestors = [], {process}
+    while new := {child for child, parent in parents.items() if parent in ancestors} - ancestors:
+        ancestors |= new
+        found += [child for child in new if names[child].startswith(name)]
+    return found
 
 
 def test_what_fails_in_a_lane_fails_alone(tmp_path: Path) -> None:

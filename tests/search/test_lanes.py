@@ -1,11 +1,15 @@
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import TINY_RING
+from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
 from tune_gan.gan.lanes.gain import measure_gain
-from tune_gan.search.lanes import lanes_of, share_of_cpus
+from tune_gan.gan.lanes.pool import Lane, LanePool
+from tune_gan.search import lanes as lanes_module
+from tune_gan.search.lanes import Lanes, lanes_of, share_of_cpus
 from tune_gan.search.spec import SweepSpec
 
 
@@ -22,8 +26,8 @@ def _spec(lanes: Any, space: dict[str, Any] | None = None, **gan: Any) -> SweepS
 
 
 def test_lanes_that_are_asked_for() -> None:
-    assert lanes_of(_spec(16)) == (16, "", 0)
-    assert lanes_of(_spec(1)) == (1, "", 0)
+    assert lanes_of(_spec(16)) == Lanes(16)
+    assert lanes_of(_spec(1)) == Lanes(1)
 
 
 def test_auto_says_why_trials_are_trained_one_by_one() -> None:
@@ -33,9 +37,21 @@ def test_auto_says_why_trials_are_trained_one_by_one() -> None:
 
 
 def test_auto_measures() -> None:
-    lanes, note, _ = lanes_of(_spec("auto"))
-    assert lanes > 1
-    assert note.startswith(f"lanes: {lanes}, together ")
+    lanes = lanes_of(_spec("auto"))
+    assert lanes.of_a_process > 1
+    assert lanes.note.startswith(f"lanes: {lanes.of_a_process}, together ")
+
+
+def test_auto_stops_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    join = LanePool.join
+
+    def join_few(pool: LanePool, config: GanConfig) -> Lane:
+        if len(pool.lanes) == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return join(pool, config)
+
+    monkeypatch.setattr(LanePool, "join", join_few)
+    assert measure_gain(TINY_RING).lanes in (4, 8)
 
 
 def test_networks_that_keep_a_cpu_busy_have_no_lanes() -> None:
@@ -43,6 +59,17 @@ def test_networks_that_keep_a_cpu_busy_have_no_lanes() -> None:
         update={"gen_hidden": (2048, 2048), "disc_hidden": (2048, 2048), "batch_size": 256}
     )
     assert measure_gain(config) == (1, 1.0)
+
+
+def test_where_nodes_are_still_to_come_trials_are_trained_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes_module, "may_grow", lambda spec: True)
+    assert lanes_of(_spec(1)) == Lanes(1)
+    auto = lanes_of(_spec("auto"))
+    assert (auto.of_a_process, auto.note[:30]) == (1, "lanes: 1, since this cluster s")
+    with pytest.raises(ConfigError, match=r"resources\.lanes 4: this cluster starts nodes"):
+        lanes_of(_spec(4))
 
 
 def test_spectral_norm_and_a_number_of_lanes_are_refused() -> None:

@@ -142,8 +142,14 @@ def test_short_memory_is_tried_again_once_and_alone() -> None:
     assert trial.cause == "out of memory, also when it was alone on its device"
 
 
-def test_short_memory_is_not_tried_again_where_a_trial_cannot_be_alone() -> None:
-    assert not _fails(_trial(5), TrialFailure("memory", "out of memory"))
+def test_short_memory_of_a_trial_in_a_lane_is_tried_again_as_a_crash() -> None:
+    """It cannot be alone: its device belongs to the process that trains."""
+    trial = _trial(1)
+    before = trial.placement_group_factory
+    assert _fails(trial, TrialFailure("memory", "out of memory"))
+    assert trial.placement_group_factory == before
+    assert not _fails(trial, TrialFailure("memory", "out of memory"))
+    assert trial.cause == "out of memory (2 times in a row)"
 
 
 def test_a_trial_that_was_alone_once_may_crash_and_go_on_but_not_run_short_again() -> None:

@@ -16,6 +16,7 @@ from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
 _STATUS = Path("/proc/self/status")
+_WORDS_OF_SHORTAGE = ("not enough memory", "out of memory", "allocate memory", "low on memory")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -
     taken = torch.cuda.max_memory_reserved(device)
     torch.cuda.empty_cache()
     return Footprint(host, taken, torch.cuda.get_device_properties(device).total_memory)
+
+
+def is_shortage(error: Exception) -> bool:
+    """Return whether an error says that memory was short; of a CPU's, torch has no other way to."""
+    is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_told or any(words in str(error) for words in _WORDS_OF_SHORTAGE)
 
 
 def _train(config: GanConfig, lanes: int) -> None:

@@ -8,6 +8,8 @@ import ray
 from ray import tune
 
 _LOOK_AGAIN_S = 0.2
+# A process that is being started answers nothing for a while.
+_LONGEST_ANSWER_S = 10.0
 
 
 def relay_trial(values: dict[str, Any], pools: Sequence[Any]) -> None:
@@ -19,7 +21,7 @@ def relay_trial(values: dict[str, Any], pools: Sequence[Any]) -> None:
 
     Raises:
         TrialFailure: as `tune_gan.search.trainable.train_trial` does.
-        RayActorError: if the process that trains died; Ray starts it again.
+        RayActorError: if the process that trains died, which Ray starts again, or none can be started.
     """
     number = int(tune.get_context().get_trial_id())
     pool = _submit(number, values, pools)
@@ -42,14 +44,26 @@ def _next(pool: Any, number: int) -> dict[str, Any] | None:
 
 def _submit(number: int, values: dict[str, Any], pools: Sequence[Any]) -> Any:
     while True:
-        loads = {}
-        for pool in pools:
-            try:
-                loads[pool] = ray.get(pool.load.remote())
-            except ray.exceptions.RayActorError:
-                # It is being started again, or its node is gone.
-                continue
+        loads = _loads(pools)
         for pool in sorted(loads, key=lambda pool: loads[pool]):
             if ray.get(pool.submit.remote(number, values)):
                 return pool
         time.sleep(_LOOK_AGAIN_S)
+
+
+def _loads(pools: Sequence[Any]) -> dict[Any, int]:
+    """Return how many trials each process has that answers."""
+    loads, dead = {}, []
+    asked = {pool.load.remote(): pool for pool in pools}
+    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LONGEST_ANSWER_S)
+    for answer in answers:
+        try:
+            loads[asked[answer]] = ray.get(answer)
+        except ray.exceptions.ActorDiedError as error:
+            dead.append(error)
+        except ray.exceptions.RayActorError:
+            # It is being started again.
+            continue
+    if len(dead) == len(asked):
+        raise dead[0]
+    return loads

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tune_gan.errors import CheckpointError
 from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
 from tune_gan.gan.training import Report
+from tune_gan.search.failures import TrialFailure
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.trainable import TrialRecord, opened_trial, telling_failures
 
@@ -83,7 +83,9 @@ class LaneTrainer:
                 # Of a process that died; the trial's folder is to be closed first.
                 before.is_over = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._trials.get(number) is not before)
+                while self._trials.get(number) is before:
+                    self._changed.wait(_LOOK_AGAIN_S)
+                    self._require_life()
             self._trials[number] = _Trial(number, values)
             self._changed.notify_all()
             return True
@@ -97,7 +99,10 @@ class LaneTrainer:
         with self._changed:
             trial = self._trials.get(number)
             if trial is None:
-                raise RuntimeError(f"its lane was given up: no word from it for {_LONGEST_SILENCE_S} s")
+                raise RuntimeError(
+                    "the process that trains knows nothing of it: it was started again, or gave its "
+                    f"lane up after {_LONGEST_SILENCE_S:g} s without a word"
+                )
             trial.asked = True
             self._changed.notify_all()
             while trial.answer is None and not trial.is_over:
@@ -162,11 +167,12 @@ class LaneTrainer:
             config = trial.record.config
             pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
             try:
-                trial.lane = pool.join(config, trial.record.checkpoint)
-            except CheckpointError:
-                raise
+                with telling_failures():
+                    trial.lane = pool.join(config, trial.record.checkpoint)
             except Exception as error:
-                self._drop(shape_of(config), error)
+                # What is wrong with its configuration or checkpoint, is before a lane is touched.
+                if not (isinstance(error, TrialFailure) and error.kind == "input"):
+                    self._drop(shape_of(config), error)
                 raise
             # Not before a run has joined: there is nothing to train in an empty one.
             self._pools[shape_of(config)] = pool
@@ -189,13 +195,17 @@ class LaneTrainer:
                 self._answering(trial, lambda trial: self._report(trial, pool))
             else:
                 self._let_go(trial)
+            self._alive_at = time.monotonic()
 
     def _drop(self, shape: Any, error: Exception) -> None:
         """Give up a pool in which something failed: what its tensors hold is in doubt.
 
-        Whatever it is, it befalls all of its trials, and they are told.
+        Whatever it is, it befalls all of its trials, and they are told. Where memory was short, there
+        are half as many lanes from now on.
         """
         self._pools.pop(shape, None)
+        if isinstance(error, TrialFailure) and error.kind == "memory":
+            self._num_lanes = max(1, self._num_lanes // 2)
         # Its frames would hold the tensors until the last trial has taken its answer.
         error.__traceback__ = error.__context__ = None
         with self._changed:
@@ -207,11 +217,14 @@ class LaneTrainer:
 
     def _is_awaited(self, trial: _Trial) -> bool:
         """Wait until Tune has judged a trial's last report; return whether it is to go on."""
+        until = time.monotonic() + _LONGEST_SILENCE_S
         with self._changed:
-            self._changed.wait_for(
-                lambda: (trial.asked and trial.answer is None) or trial.is_over, _LONGEST_SILENCE_S
-            )
-            return trial.asked and not trial.is_over
+            while not trial.is_over and not (trial.asked and trial.answer is None):
+                self._alive_at = time.monotonic()
+                if self._alive_at >= until:
+                    return False
+                self._changed.wait(_LOOK_AGAIN_S)
+            return not trial.is_over
 
     def _report(self, trial: _Trial, pool: LanePool) -> dict[str, Any]:
         assert trial.record is not None

@@ -10,9 +10,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tune_gan.errors import ConfigError
 from tune_gan.gan.lanes.gain import measure_gain
 from tune_gan.gan.lanes.networks import has_lanes
 from tune_gan.gan.lanes.pool import LANE_FIELDS
+from tune_gan.search.cluster import may_grow
 from tune_gan.search.lane_actor import LaneActor
 from tune_gan.search.spec import SweepSpec
 
@@ -21,6 +23,8 @@ _PARTS_OF_A_CPU = 10_000
 # Calls at a time of each lane, and some of those that ask for one.
 _CALLS_OF_A_LANE = 3
 _MORE_CALLS = 64
+# A process that is being started again answers nothing for a while.
+_LONGEST_ANSWER_S = 2.0
 
 
 class Lanes(NamedTuple):
@@ -30,21 +34,33 @@ class Lanes(NamedTuple):
         of_a_process: Trials that one process trains, 1 where trials are trained one by one.
         note: What to tell of it, empty where nobody asked.
         processes: How many train at the most, where there are lanes.
+        process_bytes: What to reserve on a node for each, 0 where memory is not short.
     """
 
     of_a_process: int
     note: str = ""
     processes: int = 0
+    process_bytes: int = 0
 
 
 def lanes_of(spec: SweepSpec) -> Lanes:
     """Return how many lanes a sweep asks for, measured on this machine where it says ``auto``.
 
     Raises:
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or lanes are asked for where nodes are still to come.
         DataError: if the data set cannot be loaded.
     """
     lanes = spec.resources.lanes
+    if lanes == 1:
+        return Lanes(1)
+    if may_grow(spec):
+        # Processes that train are started once, on the nodes that are there.
+        if lanes == "auto":
+            return Lanes(1, "lanes: 1, since this cluster starts nodes while a sweep runs")
+        raise ConfigError(
+            f"resources.lanes {lanes}: this cluster starts nodes while a sweep runs, whose trials are "
+            "trained one by one; leave lanes out"
+        )
     if lanes != "auto":
         return Lanes(lanes)
     others = [field for field in spec.space if field not in LANE_FIELDS]
@@ -66,16 +82,18 @@ def share_of_cpus(spec: SweepSpec, trials: float) -> float:
 
 
 @contextmanager
-def lane_actors(spec: SweepSpec, run: str, lanes: int, most: int) -> Iterator[list[Any]]:
-    """Start the processes that train, as many as each node has CPUs and GPUs for; end them afterwards.
+def lane_actors(spec: SweepSpec, run: str, lanes: Lanes) -> Iterator[list[Any]]:
+    """Start the processes that train, as many as each node has room for; end them afterwards.
 
     A process that dies is started again by Ray.
 
     Args:
         spec: The sweep.
         run: The run folder.
-        lanes: Of each process.
-        most: Processes at the most.
+        lanes: How many of each process, and how many processes.
+
+    Raises:
+        ConfigError: if no node has room.
     """
     actors: list[Any] = []
     for node in ray.nodes():
@@ -84,8 +102,15 @@ def lane_actors(spec: SweepSpec, run: str, lanes: int, most: int) -> Iterator[li
         places = int(node["Resources"].get("CPU", 0) // spec.resources.cpus)
         if spec.resources.gpus:
             places = min(places, int(node["Resources"].get("GPU", 0) / spec.resources.gpus))
-        places = min(places, most - len(actors))
+        if lanes.process_bytes:
+            places = min(places, int(node["Resources"].get("memory", 0) // lanes.process_bytes))
+        places = min(places, lanes.processes - len(actors))
         actors += [_start(spec, run, lanes, node["NodeID"]) for _ in range(places)]
+    if not actors:
+        raise ConfigError(
+            f"resources.lanes {lanes.of_a_process}: no node has room for a process that trains them; "
+            "lower resources.cpus or resources.gpus, or leave lanes out"
+        )
     try:
         yield actors
     finally:
@@ -93,16 +118,17 @@ def lane_actors(spec: SweepSpec, run: str, lanes: int, most: int) -> Iterator[li
             ray.kill(actor)
 
 
-def _start(spec: SweepSpec, run: str, lanes: int, node: str) -> Any:
+def _start(spec: SweepSpec, run: str, lanes: Lanes, node: str) -> Any:
     actor: Any = ray.remote(LaneActor)
     # Its CPUs are counted with the processes of its trials.
     return actor.options(
         num_cpus=0,
         num_gpus=spec.resources.gpus,
+        memory=lanes.process_bytes or None,
         max_restarts=-1,
-        max_concurrency=_CALLS_OF_A_LANE * lanes + _MORE_CALLS,
+        max_concurrency=_CALLS_OF_A_LANE * lanes.of_a_process + _MORE_CALLS,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-    ).remote(spec.model_dump(mode="json"), run, lanes)
+    ).remote(spec.model_dump(mode="json"), run, lanes.of_a_process)
 
 
 class LaneEnds(tune.Callback):
@@ -121,9 +147,15 @@ class LaneEnds(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Let a trial go."""
-        for actor in self._actors:
-            actor.stop.remote(int(trial.trial_id))
+        self._stop(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Let a trial go."""
-        self.on_trial_complete(iteration, trials, trial)
+        self._stop(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Let a trial go whose process died, before another submits it again."""
+        ray.wait(told := self._stop(trial), num_returns=len(told), timeout=_LONGEST_ANSWER_S)
+
+    def _stop(self, trial: Trial) -> list[Any]:
+        return [actor.stop.remote(int(trial.trial_id)) for actor in self._actors]

@@ -1,7 +1,7 @@
 """Whether the largest configuration of a space fits into memory, tried before the first trial."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -11,17 +11,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, InputError
 from tune_gan.gan.checkpoint import estimate_bytes
-from tune_gan.gan.memory import Footprint, measure_memory
+from tune_gan.gan.memory import Footprint, is_shortage, measure_memory
 from tune_gan.search.cluster import may_grow
 from tune_gan.search.disk import largest_networks
 from tune_gan.search.spec import SweepSpec
 
 # What makes a step take more memory, beside the size of the networks.
 _COSTLY = ("batch_size", "gp_weight", "r1_weight", "ema_decay")
-_WORDS_OF_SHORTAGE = ("not enough memory", "out of memory", "allocate memory", "low on memory")
 _REMEDY = "make the space smaller, or give the nodes more memory"
 # What a head takes for it that is to train nothing.
 _LITTLE_BYTES = 10**9
+# Of each trial in a lane, whose process trains nothing, without what it shares with others.
+_RELAY_BYTES = 110_000_000
 # Another's work may take all of a cluster.
 _LONGEST_TRY_S = 300
 
@@ -83,8 +84,9 @@ def room_for(spec: SweepSpec, workers: int, lanes: int = 1) -> Room:
     if all(fits >= most for fits, most in zip(fitting, places, strict=True)):
         return Room(workers)
     room = min(workers, sum(map(min, fitting, places)))
+    one, many = ("process that trains", "processes that train") if lanes > 1 else ("trial", "trials")
     note = (
-        f"memory for {room} trial{'s' * (room > 1)} at a time: {_describe(config, spec)} took "
+        f"memory for {room} {one if room == 1 else many} at a time: {_describe(config, spec)} took "
         f"{_gb(footprint.host)} when it was tried for one iteration"
     )
     return Room(room, footprint.host, note if room < workers else "")
@@ -135,6 +137,7 @@ def _fits_easily(
     most = max((_memory(node) for node in nodes if node["NodeID"] == this), default=_LITTLE_BYTES)
     try:
         took = measure_memory(config.model_copy(update={"device": "cpu"}), most, lanes).host
+        took += _of_relays(lanes)
     except (InputError, MemoryError, RuntimeError):
         return False
     return all(_memory(node) >= took * most for node, most in zip(nodes, places, strict=True))
@@ -155,7 +158,7 @@ def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any], lanes: int
         ray.cancel(trial, force=True)
         return None
     except (InputError, MemoryError, RuntimeError, RayError) as error:
-        if not _is_shortage(error):
+        if not (is_shortage(error) or isinstance(error, OutOfMemoryError)):
             # The trial that it belongs to will say what it is.
             return None
         if "CUDA" in str(error):
@@ -167,7 +170,11 @@ def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any], lanes: int
             f"resources: {_describe(config, spec)} took more memory than the {_gb(_memory(node))} that "
             f"a node gives when it was tried for one iteration; {_REMEDY}"
         ) from None
-    return footprint
+    return replace(footprint, host=footprint.host + _of_relays(lanes))
+
+
+def _of_relays(lanes: int) -> int:
+    return lanes * _RELAY_BYTES if lanes > 1 else 0
 
 
 def _require_device(config: GanConfig, spec: SweepSpec, footprint: Footprint) -> None:
@@ -178,12 +185,6 @@ def _require_device(config: GanConfig, spec: SweepSpec, footprint: Footprint) ->
             f"it was tried for one iteration, but {spec.resources.gpus:g} of one is {_gb(share)}; give "
             "more of it, or make the space smaller"
         )
-
-
-def _is_shortage(error: Exception) -> bool:
-    said = str(error)
-    is_told = isinstance(error, MemoryError | OutOfMemoryError)
-    return is_told or any(words in said for words in _WORDS_OF_SHORTAGE)
 
 
 def _describe(config: GanConfig, spec: SweepSpec) -> str:

@@ -24,7 +24,7 @@ class TuneTrial(Trial):
     """A trial of a sweep that knows which of its failures are worth another try.
 
     A crash is: `max_failures` times in a row without a report in between. Wrong input is not. Memory
-    that was too short is, once, alone on its device.
+    that was too short is, once, alone on its device; in lanes, which come to be fewer then, as a crash.
     """
 
     max_in_a_row = 0
@@ -51,11 +51,12 @@ class TuneTrial(Trial):
         if self.hung_s:
             message, self.hung_s = f"hung: no report for {self.hung_s:g} s, so it was killed", 0.0
         self._in_a_row += 1
-        if self.kind == "memory":
-            self._retry = not self._was_alone and self.alone is not None
+        if self.kind == "memory" and self.alone is not None:
+            self._retry = not self._was_alone
             message += "" if self._retry else ", also when it was alone on its device"
         else:
-            self._retry = self.kind == "crash" and self._in_a_row <= self.max_in_a_row
+            is_chance = self.kind in ("crash", "memory")
+            self._retry = is_chance and self._in_a_row <= self.max_in_a_row
             message += f" ({self._in_a_row} times in a row)" if self._in_a_row > 1 else ""
         self.cause = message
 
@@ -75,7 +76,7 @@ class TuneTrial(Trial):
     def set_status(self, status: str) -> None:
         """Take the status; a trial that wants its device for itself asks for it before it waits."""
         super().set_status(status)  # type: ignore[no-untyped-call]
-        if status == Trial.ERROR and self._retry and self.kind == "memory":
+        if status == Trial.ERROR and self._retry and self.kind == "memory" and self.alone is not None:
             self.update_resources(self.alone)
             self._was_alone = True
 
@@ -92,6 +93,7 @@ class StudySearch(SearchAlgorithm):
         num_workers: Trials at a time.
         warm_trials: Trials of other runs to learn from.
         trial_bytes: Memory that is reserved for each trial.
+        in_lanes: Whether trials share the processes that train them: then none has a device for itself.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class StudySearch(SearchAlgorithm):
         num_workers: int,
         warm_trials: Iterable[Any] = (),
         trial_bytes: int = 0,
+        in_lanes: bool = False,
     ) -> None:
-        self._study, self.num_workers, self._trial_bytes = study, num_workers, trial_bytes
+        self._study, self.num_workers = study, num_workers
+        self._trial_bytes, self._in_lanes = trial_bytes, in_lanes
         self._warm_trials = list(warm_trials)
         trials = study.trials
         self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
@@ -235,7 +239,8 @@ class StudySearch(SearchAlgorithm):
         )
         made.custom_trial_name = made.custom_dirname = f"trial_{trial.number:05d}"
         made.max_in_a_row = self._study.spec.failures.max_failures
-        made.alone = _whole_device(self._study.spec, self._trial_bytes)
+        if not self._in_lanes:
+            made.alone = _whole_device(self._study.spec, self._trial_bytes)
         return made
 
     def _ended_trial(self, trial: SweepTrial) -> TuneTrial:

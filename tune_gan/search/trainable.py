@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from ray import tune
 
@@ -19,6 +18,7 @@ from tune_gan.files import append_line, write_whole
 from tune_gan.gan.album import Grids
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.gan.data import load_data
+from tune_gan.gan.memory import is_shortage
 from tune_gan.gan.reports import json_metrics, keep_reports_until
 from tune_gan.gan.scoring import rescore, scorer_of
 from tune_gan.gan.training import Report, iterate
@@ -72,11 +72,8 @@ def telling_failures() -> Iterator[None]:
         raise TrialFailure("input", str(error)) from None
     except StorageError as error:
         raise TrialFailure("storage", str(error)) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrialFailure("memory", _one_line(error)) from None
-    except RuntimeError as error:
-        # The only word of a CPU's memory being short.
-        if "not enough memory" in str(error) or "allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if is_shortage(error):
             raise TrialFailure("memory", _one_line(error)) from None
         raise
 

@@ -187,10 +187,11 @@ def _room(spec: SweepSpec, console: Console) -> tuple[Lanes, Room]:
     room = room_for(spec, num_workers(spec, resources), lanes.of_a_process)
     if lanes.of_a_process == 1:
         return lanes, room
-    # Memory is that of processes, and those of the trials themselves hold next to none.
+    # Memory is that of the processes that train.
     workers = num_workers(spec, resources, lanes.of_a_process)
     most = min(workers, lanes.of_a_process * room.workers)
-    return lanes._replace(processes=room.workers), Room(most, note=room.note)
+    lanes = lanes._replace(processes=room.workers, process_bytes=room.trial_bytes)
+    return lanes, Room(most, note=room.note)
 
 
 def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
@@ -305,7 +306,8 @@ def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> Swe
     if not (folder / REAL_FILE).exists():
         _draw_real(folder / REAL_FILE, spec)
     told = trackers(spec, folder)
-    search = StudySearch(study, room.workers, read_warm_start(folder, spec), room.trial_bytes)
+    warm_trials, in_lanes = read_warm_start(folder, spec), lanes.of_a_process > 1
+    search = StudySearch(study, room.workers, warm_trials, room.trial_bytes, in_lanes)
     budget = Budget(study, search)
     try:
         watching = [_progress(study, console, room.workers, budget), *told]
@@ -351,10 +353,10 @@ def _trainable(
         taken = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
         yield tune.with_resources(trainable, taken), []
         return
-    with lane_actors(spec, str(study.folder), lanes.of_a_process, lanes.processes) as pools:
+    with lane_actors(spec, str(study.folder), lanes) as pools:
         trainable = tune.with_parameters(relay_trial, pools=pools)
         # Fewer trials at a time than lanes take as many CPUs together as the processes do.
-        of_each = min(lanes.of_a_process, room.workers / max(1, len(pools)))
+        of_each = min(lanes.of_a_process, room.workers / len(pools))
         taken = {"cpu": share_of_cpus(spec, of_each)}
         yield tune.with_resources(trainable, taken), [LaneEnds(pools)]
 

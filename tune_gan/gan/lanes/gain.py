@@ -4,8 +4,11 @@ import itertools
 import time
 from typing import NamedTuple
 
+import torch
+
 from tune_gan.config import GanConfig
 from tune_gan.gan.lanes.pool import LanePool
+from tune_gan.gan.memory import is_shortage
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
@@ -32,7 +35,7 @@ class Gain(NamedTuple):
 
 
 def measure_gain(config: GanConfig) -> Gain:
-    """Double the lanes until that gains less than a tenth, some iterations each.
+    """Double the lanes until that gains less than a tenth or memory is short, some iterations each.
 
     Raises:
         ConfigError: if the device is not there.
@@ -52,10 +55,18 @@ def measure_gain(config: GanConfig) -> Gain:
         return best
     lanes = _FEWEST_LANES
     while lanes <= _MOST_LANES:
-        ratio = alone / _seconds_in_lanes(config, lanes)
+        try:
+            ratio = alone / _seconds_in_lanes(config, lanes)
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            break
         if ratio < _LEAST_GAIN * best.ratio:
-            return best
+            break
         best, lanes = Gain(lanes, ratio), 2 * lanes
+    if torch.cuda.is_available():
+        # Of a GPU, what is kept for later would be missing where trials are trained.
+        torch.cuda.empty_cache()
     return best
 
 

@@ -5,7 +5,7 @@ Samples and what becomes of them are ``(lanes, B, ...)`` from layer to layer.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody uses)
@@ -30,6 +30,8 @@ class LaneSettings:
         alpha: Parameter of the activation, ``(lanes,)``.
         dropout: Probability of dropping a unit, by lane.
         dropout_sources: Random numbers of dropout, by lane; none where a lane is empty.
+        least_kept: The lowest bits with which a unit is kept, int16 ``(lanes,)``.
+        scale: What those that are kept are multiplied by, ``(lanes,)``.
         drops: Whether dropout is on.
         updates: Which lanes' running statistics take in a pass, ``(lanes,)``; none for all of them.
     """
@@ -37,14 +39,22 @@ class LaneSettings:
     alpha: Tensor
     dropout: list[float]
     dropout_sources: list[torch.Generator | None]
+    least_kept: Tensor
+    scale: Tensor
     drops: bool = True
-    updates: Tensor | None = field(default=None)
+    updates: Tensor | None = None
 
     @classmethod
     def empty(cls, num_lanes: int, device: torch.device) -> "LaneSettings":
         """Return settings of lanes that are empty."""
-        alpha = torch.zeros(num_lanes, device=device)
-        return cls(alpha, [0.0] * num_lanes, [None] * num_lanes)
+        alpha, scale = torch.zeros(num_lanes, device=device), torch.ones(num_lanes, device=device)
+        all_bits = torch.full((num_lanes,), least_kept(0.0), dtype=torch.int16, device=device)
+        return cls(alpha, [0.0] * num_lanes, [None] * num_lanes, all_bits, scale)
+
+    def set_dropout(self, lane: int, probability: float, source: torch.Generator | None) -> None:
+        """Drop units of a lane with that probability, by those random numbers."""
+        self.dropout[lane], self.dropout_sources[lane] = probability, source
+        self.least_kept[lane], self.scale[lane] = least_kept(probability), 1 / (1 - probability)
 
     @contextmanager
     def no_dropout(self) -> Iterator[None]:
@@ -164,13 +174,9 @@ class LaneNetwork:
             if probability and source is not None:
                 bits[lane] = draw_bits(values.shape[1:], device, source)
         each = (-1, *[1] * (values.dim() - 1))
-        least = torch.tensor(
-            [least_kept(p) for p in settings.dropout], dtype=torch.int16, device=device
-        )
-        scale = torch.tensor([1 / (1 - p) for p in settings.dropout], dtype=values.dtype, device=device)
         kept = torch.empty(values.shape, dtype=values.dtype, device=device)
-        torch.ge(bits, least.view(each), out=kept)
-        return values * kept.mul_(scale.view(each))
+        torch.ge(bits, settings.least_kept.view(each), out=kept)
+        return values * kept.mul_(settings.scale.to(values.dtype).view(each))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:

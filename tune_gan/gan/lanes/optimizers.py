@@ -45,6 +45,15 @@ class LaneOptimizer:
         self._settings = {
             name: torch.zeros_like(self.steps) for name in ("learning_rate", "beta1", "beta2")
         }
+        steps = {
+            "adam": self._adam,
+            "adamw": self._adamw,
+            "nadam": self._nadam,
+            "radam": self._radam,
+            "rmsprop": self._rmsprop,
+            "sgd": self._sgd,
+        }
+        self._step = steps[kind]
 
     def set(self, lane: int, config: GanConfig, learning_rate: float) -> None:
         """Give a lane its configuration's settings."""
@@ -99,7 +108,7 @@ class LaneOptimizer:
             self.steps += updates
             share = updates.to(gradients.dtype)
             gradients = torch.where(updates, gradients, 0.0)
-        getattr(self, f"_{self.kind}")(gradients, share)
+        self._step(gradients, share)
 
     def _moved(self, gradients: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor]:
         """Move Adam's two moments on, and return them."""

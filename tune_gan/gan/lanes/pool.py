@@ -177,7 +177,7 @@ class LanePool:
 
     def leave(self, lane: Lane) -> None:
         """Make a lane free for another run, at any time."""
-        self._settings.dropout[lane.index], self._settings.dropout_sources[lane.index] = 0.0, None
+        self._settings.set_dropout(lane.index, 0.0, None)
         self._lanes[lane.index] = None
         if len(self._lanes) > 1 and len(self.lanes) <= len(self._lanes) // 4:
             self._resize(len(self._lanes) // 2)
@@ -207,8 +207,7 @@ class LanePool:
         for name, weight in self._weights.items():
             weight[index] = getattr(config, name)
         self._settings.alpha[index] = config.activation_alpha
-        self._settings.dropout[index] = config.dropout
-        self._settings.dropout_sources[index] = training.dropout_source
+        self._settings.set_dropout(index, config.dropout, training.dropout_source)
         self._sums[index] = 0.0
         self._lanes[index] = lane
 
@@ -310,11 +309,12 @@ class LanePool:
             )
             self._sums[:, 1:] += torch.stack([disc_loss, *outputs], dim=1)
         if bool(block.turns[tick].any()):
-            self._train_generators(block.gen_latents[tick], block.turns[tick].to(self._device))
+            self._train_generators(block.gen_latents[tick], block.turns[tick])
 
     def _train_generators(self, latents: Tensor, turns: Tensor) -> None:
         """Train the generators whose turn it is, the discriminators' dropout off."""
-        all_lanes = bool(turns.all())
+        # Asked before they are on the device, which would have to be waited for.
+        all_lanes, turns = bool(turns.all()), turns.to(self._device)
         self._settings.updates = None if all_lanes else turns
         with self._settings.no_dropout(), autocast(self._config, self._device):
             logits = self._discriminator(self._generator(latents)).float()

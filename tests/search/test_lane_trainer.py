@@ -1,0 +1,145 @@
+"""The process that trains trials in lanes, without Ray: threads ask as the processes of trials do."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tune_gan.config import GanConfig
+from tune_gan.gan.lanes.pool import Lane, LanePool
+from tune_gan.gan.training import iterate
+from tune_gan.results.trials import read_reports
+from tune_gan.search.failures import TrialFailure
+from tune_gan.search.lane_trainer import LaneTrainer
+from tune_gan.search.spec import SweepSpec
+
+SPEC = SweepSpec.parse(
+    {
+        "name": "lanes",
+        "gan": {
+            "preset": "circle",
+            "gen_hidden": [16, 16],
+            "disc_hidden": [16, 16],
+            "batch_size": 32,
+            "disc_steps": 1,
+            "num_iterations": 200,
+            "report_every": 50,
+            "optimizer": "sgd",
+        },
+        "space": {"gen_lr": {"log_uniform": [1e-4, 1e-1]}},
+        "search": {"algorithm": "random", "num_trials": 4},
+        "scheduler": {"name": "none"},
+        "health": {"min_coverage": 0.0, "min_spread": 0.0, "max_score_ratio": None},
+        "resources": {"lanes": 2},
+    }
+)
+LONGEST_S = 120
+Values = dict[str, Any]
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> LaneTrainer:
+    return LaneTrainer(SPEC.model_dump(mode="json"), str(tmp_path), 2)
+
+
+def _pass_on(trainer: LaneTrainer, number: int, values: Values, most: int = 100) -> list[Values]:
+    """Submit a trial and take so many lines, as its process does; then Tune stops it."""
+    assert trainer.submit(number, values)
+    lines: list[Values] = []
+    try:
+        while len(lines) < most and (line := trainer.next(number)) is not None:
+            lines.append(line)
+            if line["state"] != "running":
+                break
+    finally:
+        trainer.stop(number)
+    return lines
+
+
+def _reports(run: Path, number: int) -> list[Values]:
+    return read_reports(run / f"trial_{number:05d}/result.json")
+
+
+def test_the_next_trial_takes_the_lane_of_one_that_is_stopped(
+    trainer: LaneTrainer, tmp_path: Path
+) -> None:
+    """Their neighbour goes on as if it were alone, and of what is stopped nothing more is written."""
+    with ThreadPoolExecutor() as pool:
+        neighbour = pool.submit(_pass_on, trainer, 0, {"gen_lr": 0.01})
+        assert len(_pass_on(trainer, 1, {"gen_lr": 0.02}, most=1)) == 1
+        assert len(_pass_on(trainer, 2, {"gen_lr": 0.03})) == 4
+        lines = neighbour.result(LONGEST_S)
+    alone = iterate(GanConfig.parse({**SPEC.gan.model_dump(), "gen_lr": 0.01}))
+    for line, report in zip(lines, alone, strict=True):
+        for name in ("iteration", "gen_loss", "disc_loss", "fid_proxy"):
+            assert line[name] == pytest.approx(report.metrics[name], rel=1e-4), name
+    assert [line["iteration"] for line in _reports(tmp_path, 1)] == [50]
+
+
+def test_no_more_trials_than_lanes(trainer: LaneTrainer) -> None:
+    assert trainer.submit(0, {"gen_lr": 0.01})
+    assert trainer.submit(1, {"gen_lr": 0.02})
+    assert trainer.load() == 2
+    assert not trainer.submit(2, {"gen_lr": 0.03})
+    trainer.stop(0)
+    assert trainer.submit(2, {"gen_lr": 0.03})
+
+
+def test_a_trial_whose_process_died_goes_on_from_its_last_report(
+    trainer: LaneTrainer, tmp_path: Path
+) -> None:
+    values = {"gen_lr": 0.01}
+    assert trainer.submit(0, values)
+    assert trainer.next(0)
+    # What it was told last it is told again: nobody knows whether Tune heard of it.
+    assert [line["iteration"] for line in _pass_on(trainer, 0, values)] == [50, 100, 150, 200]
+    assert [line["iteration"] for line in _reports(tmp_path, 0)] == [50, 100, 150, 200]
+
+
+def test_whoever_waits_for_a_trial_is_told_of_its_end(trainer: LaneTrainer) -> None:
+    values = {"gen_lr": 0.01}
+    _pass_on(trainer, 0, values)
+    assert trainer.submit(0, values)
+    assert trainer.next(0)  # the last line again
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(trainer.next, 0)
+        trainer.stop(0)
+        assert waiting.result(LONGEST_S) is None
+    with pytest.raises(RuntimeError, match="knows nothing of it"):
+        trainer.next(0)
+
+
+def test_short_memory_is_told_to_all_and_halves_the_lanes(
+    trainer: LaneTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train, calls = LanePool.advance, iter(range(100))
+
+    def advance(pool: LanePool) -> list[Lane]:
+        if len(pool.lanes) == 2 and next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return train(pool)
+
+    monkeypatch.setattr(LanePool, "advance", advance)
+    with ThreadPoolExecutor() as pool:
+        trials = [pool.submit(_pass_on, trainer, n, {"gen_lr": 0.01 * (n + 1)}) for n in range(2)]
+        for trial in trials:
+            with pytest.raises(TrialFailure, match="out of memory") as failure:
+                trial.result(LONGEST_S)
+            assert failure.value.kind == "memory"
+    assert trainer.submit(0, {"gen_lr": 0.01})
+    assert not trainer.submit(1, {"gen_lr": 0.02})
+    trainer.stop(0)
+    assert _pass_on(trainer, 1, {"gen_lr": 0.02})[-1]["iteration"] == 200
+    assert [line["iteration"] for line in _reports(tmp_path, 1)] == [50, 100, 150, 200]
+
+
+def test_a_configuration_that_cannot_be_trained_harms_no_other(trainer: LaneTrainer) -> None:
+    """Its shape is that of its neighbour, and so is its pool."""
+    with ThreadPoolExecutor() as pool:
+        neighbour = pool.submit(_pass_on, trainer, 0, {"gen_lr": 0.01})
+        with pytest.raises(TrialFailure, match="label_smoothing") as failure:
+            _pass_on(trainer, 1, {"label_smoothing": 3.0})
+        assert failure.value.kind == "input"
+        assert neighbour.result(LONGEST_S)[-1]["iteration"] == 200
