@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,26 @@ TINY_RING = GanConfig(
     num_iterations=6,
     report_every=2,
 )
+
+# Of a ring whose numbers in lanes are those of the ordinary loop for long, with rules that end nothing.
+LANE_SWEEP: dict[str, Any] = {
+    "name": "lanes",
+    "gan": {
+        "preset": "circle",
+        "gen_hidden": [16, 16],
+        "disc_hidden": [16, 16],
+        "batch_size": 32,
+        "disc_steps": 1,
+        "num_iterations": 200,
+        "report_every": 50,
+        "optimizer": "sgd",
+    },
+    "space": {"gen_lr": {"log_uniform": [1e-4, 1e-1]}},
+    "search": {"algorithm": "random", "num_trials": 4},
+    "scheduler": {"name": "none"},
+    "health": {"min_coverage": 0.0, "min_spread": 0.0, "max_score_ratio": None},
+    "resources": {"lanes": 2},
+}
 
 # A busy machine is no counterexample.
 settings.register_profile("no-deadline", deadline=None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import LANE_SWEEP
 from tests.integration.commands import command
 from tune_gan.config import GanConfig
 from tune_gan.gan.training import iterate
@@ -23,21 +24,10 @@ from tune_gan.search.tuner import resume_sweep, run_sweep
 pytestmark = pytest.mark.integration
 
 SPEC: dict[str, Any] = {
-    "name": "lanes",
-    "gan": {
-        "preset": "circle",
-        "gen_hidden": [16, 16],
-        "disc_hidden": [16, 16],
-        "batch_size": 32,
-        "disc_steps": 1,
-        "num_iterations": 100,
-        "report_every": 50,
-        "optimizer": "sgd",
-    },
+    **LANE_SWEEP,
+    "gan": {**LANE_SWEEP["gan"], "num_iterations": 100},
     "space": {"gen_lr": {"log_uniform": [1e-4, 1e-1]}, "dropout": {"uniform": [0.0, 0.5]}},
     "search": {"algorithm": "random", "num_trials": 6},
-    "scheduler": {"name": "none"},
-    "health": {"min_coverage": 0.0, "min_spread": 0.0, "max_score_ratio": None},
     "resources": {"lanes": 3, "max_concurrent_trials": 3},
 }
 

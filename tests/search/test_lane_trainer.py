@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import LANE_SWEEP
 from tune_gan.config import GanConfig
 from tune_gan.gan.lanes.pool import Lane, LanePool
 from tune_gan.gan.training import iterate
@@ -15,26 +16,7 @@ from tune_gan.search.failures import TrialFailure
 from tune_gan.search.lane_trainer import LaneTrainer
 from tune_gan.search.spec import SweepSpec
 
-SPEC = SweepSpec.parse(
-    {
-        "name": "lanes",
-        "gan": {
-            "preset": "circle",
-            "gen_hidden": [16, 16],
-            "disc_hidden": [16, 16],
-            "batch_size": 32,
-            "disc_steps": 1,
-            "num_iterations": 200,
-            "report_every": 50,
-            "optimizer": "sgd",
-        },
-        "space": {"gen_lr": {"log_uniform": [1e-4, 1e-1]}},
-        "search": {"algorithm": "random", "num_trials": 4},
-        "scheduler": {"name": "none"},
-        "health": {"min_coverage": 0.0, "min_spread": 0.0, "max_score_ratio": None},
-        "resources": {"lanes": 2},
-    }
-)
+SPEC = SweepSpec.parse(LANE_SWEEP)
 LONGEST_S = 120
 Values = dict[str, Any]
 
