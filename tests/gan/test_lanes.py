@@ -1,5 +1,7 @@
 """A run in a lane is the run alone."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import torch
 from tune_gan.config import GanConfig
 from tune_gan.gan import training
 from tune_gan.gan.checkpoint import TrainingState
+from tune_gan.gan.data import load_dataset
 from tune_gan.gan.lanes import pool as pool_module
 from tune_gan.gan.lanes.networks import has_lanes
 from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
@@ -160,11 +163,14 @@ def test_lanes_do_what_the_ordinary_loop_does(
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
+    # What other tests loaded is of single precision.
+    load_dataset.cache_clear()
     try:
         # With batch norm after few samples, rounding grows faster than elsewhere.
         _compare({**changes, **SHORT} if "architecture" not in changes else changes, 2, 1e-7)
     finally:
         torch.set_default_dtype(torch.float32)
+        load_dataset.cache_clear()
 
 
 def test_a_neighbour_that_diverges_harms_nobody() -> None:
@@ -242,3 +248,18 @@ def test_shapes() -> None:
     for change in ({"batch_size": 64}, {"activation": "relu"}, {"gp_weight": 1.0}, {"loss": "hinge"}):
         assert shape_of(config) != shape_of(config.model_copy(update=change))
     assert not has_lanes(config.model_copy(update={"spectral_norm": True}))
+
+
+def test_a_pool_that_is_given_up_frees_its_memory_at_once() -> None:
+    """Not at the next collection of garbage, which a GPU that is full does not wait for."""
+    config = GanConfig.parse({**RING, **LANES[1]})
+    pool = LanePool(config, 2)
+    pool.join(config)
+    networks = [weakref.ref(network.flat) for network in (pool._generator, pool._discriminator)]
+    gc.disable()
+    try:
+        pool.advance()
+        del pool
+        assert [network() for network in networks] == [None, None]
+    finally:
+        gc.enable()

@@ -70,15 +70,13 @@ def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> 
     killed = read_reports(first)[-1]["worker"]
     os.kill(int(killed.rpartition(":")[2]), signal.SIGKILL)
     _wait_for_reports(sweep, run, len(read_reports(first)) + 2)
-    for process in _descendants(sweep.pid, "ray::ImplicitFunc"):
-        os.kill(process, signal.SIGKILL)
+    os.kill(_descendants(sweep.pid, "ray::ImplicitFunc")[0], signal.SIGKILL)
     assert sweep.wait(timeout=280) == 0
     assert list(load_results(run)["state"]) == ["completed"] * 6
     for number in range(6):
         assert _iterations(run, number) == list(range(100, 1501, 100))
     assert read_reports(first)[-1]["worker"] != killed
-    notes = (run / "trials.jsonl").read_text()
-    assert notes.count("started again") >= 3 + 1
+    assert (run / "trials.jsonl").read_text().count("started again") >= 2
 
 
 def test_a_sweep_with_asha_in_lanes_is_killed_and_gone_on_with(tmp_path: Path) -> None:
@@ -103,8 +101,9 @@ def test_a_sweep_with_asha_in_lanes_is_killed_and_gone_on_with(tmp_path: Path) -
         assert _iterations(run, number) == list(range(50, 50 * length + 1, 50))
         assert (length == 16) == (trials.set_index("trial")["state"][number] == "completed")
     assert all(len(then) <= now for then, now in zip(before, lengths, strict=False))
-    # As many processes as before and after the kill, and none for each trial.
-    assert len({read_reports(run / f"trial_{n:05d}/result.json")[-1]["worker"] for n in range(12)}) <= 4
+    # As many processes before and after the kill as train at a time, and none for each trial.
+    workers = {read_reports(run / f"trial_{n:05d}/result.json")[-1]["worker"] for n in range(12)}
+    assert len(workers) <= 2 * min(3, os.cpu_count() or 1)
 
 
 def _begin(spec: dict[str, Any], folder: Path) -> tuple["subprocess.Popen[bytes]", Path]:

@@ -11,7 +11,7 @@ _REAL_COLOUR = (170, 170, 170)
 _GENERATED_COLOUR = (214, 69, 20)
 _GAP_COLOUR = (64, 64, 64)
 # The pixels of a point: a square of four without its corners, around where it lies. As many ellipses
-# would take five times as long.
+# would take twice as long.
 _DOT = torch.tensor([(x, y) for x in range(-2, 2) for y in range(-2, 2) if not {x, y} <= {-2, 1}])
 
 

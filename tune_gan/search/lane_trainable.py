@@ -59,9 +59,10 @@ def _loads(pools: Sequence[Any]) -> dict[Any, int]:
     for answer in answers:
         try:
             loads[asked[answer]] = ray.get(answer)
-        except ray.exceptions.ActorDiedError as error:
+        except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnschedulableError) as error:
+            # It could not be started, or its node is gone.
             dead.append(error)
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayError:
             # It is being started again.
             continue
     if len(dead) == len(asked):

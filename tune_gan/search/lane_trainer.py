@@ -77,8 +77,6 @@ class LaneTrainer:
         """Take a trial, from its last checkpoint on; return whether there was room for it."""
         with self._changed:
             before = self._trials.get(number)
-            if before is None and self._load() >= self._num_lanes:
-                return False
             if before is not None:
                 # Of a process that died; the trial's folder is to be closed first.
                 before.is_over = True
@@ -86,6 +84,8 @@ class LaneTrainer:
                 while self._trials.get(number) is before:
                     self._changed.wait(_LOOK_AGAIN_S)
                     self._require_life()
+            if self._load() >= self._num_lanes:
+                return False
             self._trials[number] = _Trial(number, values)
             self._changed.notify_all()
             return True
@@ -151,7 +151,9 @@ class LaneTrainer:
             if trial.is_over:
                 self._let_go(trial)
         for trial in trials:
-            if not (trial.is_over or trial.begun):
+            # After memory was short there may be more than there are lanes.
+            has_lane = sum(each.lane is not None for each in trials) < self._num_lanes
+            if has_lane and not (trial.is_over or trial.begun):
                 trial.begun = True
                 self._answering(trial, self._begin)
         if not self._pools:
@@ -165,9 +167,9 @@ class LaneTrainer:
         trial.record = trial.stack.enter_context(opened)
         if not trial.record.has_ended:
             config = trial.record.config
-            pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
             try:
                 with telling_failures():
+                    pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
                     trial.lane = pool.join(config, trial.record.checkpoint)
             except Exception as error:
                 # What is wrong with its configuration or checkpoint, is before a lane is touched.
@@ -187,6 +189,7 @@ class LaneTrainer:
             with telling_failures():
                 due = pool.advance()
         except Exception as error:
+            self._note(error)
             self._drop(shape, error)
             return
         for lane in due:
@@ -200,12 +203,9 @@ class LaneTrainer:
     def _drop(self, shape: Any, error: Exception) -> None:
         """Give up a pool in which something failed: what its tensors hold is in doubt.
 
-        Whatever it is, it befalls all of its trials, and they are told. Where memory was short, there
-        are half as many lanes from now on.
+        Whatever it is, it befalls all of its trials, and they are told.
         """
         self._pools.pop(shape, None)
-        if isinstance(error, TrialFailure) and error.kind == "memory":
-            self._num_lanes = max(1, self._num_lanes // 2)
         # Its frames would hold the tensors until the last trial has taken its answer.
         error.__traceback__ = error.__context__ = None
         with self._changed:
@@ -242,10 +242,17 @@ class LaneTrainer:
                 answer = do(trial)
         # Whatever it is, it befalls this trial alone, and it is told.
         except Exception as error:
+            self._note(error)
             self._leave(trial)
             answer = error
         if answer is not None:
             self._answer(trial, answer)
+
+    def _note(self, error: Exception) -> None:
+        """Have half as many lanes from now on if memory was short."""
+        if isinstance(error, TrialFailure) and error.kind == "memory":
+            with self._changed:
+                self._num_lanes = max(1, self._num_lanes // 2)
 
     def _answer(self, trial: _Trial, answer: dict[str, Any] | Exception) -> None:
         with self._changed:

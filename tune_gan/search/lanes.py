@@ -1,7 +1,7 @@
 """The processes that train a sweep's trials in lanes, and how many lanes each has."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -81,6 +81,30 @@ def share_of_cpus(spec: SweepSpec, trials: float) -> float:
     return math.floor(_PARTS_OF_A_CPU * spec.resources.cpus / trials) / _PARTS_OF_A_CPU
 
 
+def require_place(spec: SweepSpec, lanes: Lanes) -> None:
+    """See that a node has room for a process that trains.
+
+    Raises:
+        ConfigError: if none has.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(_places(spec, lanes, resources) for resources in nodes):
+        raise ConfigError(
+            f"resources.lanes {lanes.of_a_process}: no node has room for a process that trains them; "
+            "lower resources.cpus or resources.gpus, or leave lanes out"
+        )
+
+
+def _places(spec: SweepSpec, lanes: Lanes, resources: Mapping[str, float]) -> int:
+    """Return how many processes that train a node has room for."""
+    places = int(resources.get("CPU", 0) // spec.resources.cpus)
+    if spec.resources.gpus:
+        places = min(places, int(resources.get("GPU", 0) / spec.resources.gpus))
+    if lanes.process_bytes:
+        places = min(places, int(resources.get("memory", 0) // lanes.process_bytes))
+    return places
+
+
 @contextmanager
 def lane_actors(spec: SweepSpec, run: str, lanes: Lanes) -> Iterator[list[Any]]:
     """Start the processes that train, as many as each node has room for; end them afterwards.
@@ -92,25 +116,13 @@ def lane_actors(spec: SweepSpec, run: str, lanes: Lanes) -> Iterator[list[Any]]:
         run: The run folder.
         lanes: How many of each process, and how many processes.
 
-    Raises:
-        ConfigError: if no node has room.
     """
     actors: list[Any] = []
     for node in ray.nodes():
         if not node["Alive"]:
             continue
-        places = int(node["Resources"].get("CPU", 0) // spec.resources.cpus)
-        if spec.resources.gpus:
-            places = min(places, int(node["Resources"].get("GPU", 0) / spec.resources.gpus))
-        if lanes.process_bytes:
-            places = min(places, int(node["Resources"].get("memory", 0) // lanes.process_bytes))
-        places = min(places, lanes.processes - len(actors))
+        places = min(_places(spec, lanes, node["Resources"]), lanes.processes - len(actors))
         actors += [_start(spec, run, lanes, node["NodeID"]) for _ in range(places)]
-    if not actors:
-        raise ConfigError(
-            f"resources.lanes {lanes.of_a_process}: no node has room for a process that trains them; "
-            "lower resources.cpus or resources.gpus, or leave lanes out"
-        )
     try:
         yield actors
     finally:

@@ -1,5 +1,6 @@
 """Whether the largest configuration of a space fits into memory, tried before the first trial."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,18 +69,21 @@ def room_for(spec: SweepSpec, workers: int, lanes: int = 1) -> Room:
         return Room(workers)
     config = largest(spec)
     places = [_places(node["Resources"], spec) for node in nodes]
-    if _fits_easily(config, spec, nodes, places, lanes):
+    relays = _of_relays(spec, workers, lanes)
+    if _fits_easily(config, spec, nodes, places, lanes, relays):
         return Room(workers)
     node = max(nodes, key=_memory)
     footprint = _try(config, spec, node, lanes)
     if footprint is None:
         return Room(workers)
+    footprint = replace(footprint, host=footprint.host + relays)
     _require_device(config, spec, footprint)
     fitting = [_memory(node) // footprint.host for node in nodes]
     if not sum(fitting):
         raise ConfigError(
             f"resources: {_describe(config, spec)} took {_gb(footprint.host)} of memory when it was "
             f"tried for one iteration, but no node gives more than {_gb(_memory(node))}; {_REMEDY}"
+            + (f", or have fewer than {lanes} resources.lanes" if lanes > 1 else "")
         )
     if all(fits >= most for fits, most in zip(fitting, places, strict=True)):
         return Room(workers)
@@ -128,7 +132,12 @@ def _places(resources: Mapping[str, float], spec: SweepSpec) -> int:
 
 
 def _fits_easily(
-    config: GanConfig, spec: SweepSpec, nodes: list[dict[str, Any]], places: list[int], lanes: int
+    config: GanConfig,
+    spec: SweepSpec,
+    nodes: list[dict[str, Any]],
+    places: list[int],
+    lanes: int,
+    relays: int,
 ) -> bool:
     """Return whether each node has memory for all its places, by a training in this process."""
     if spec.resources.gpus:
@@ -137,7 +146,7 @@ def _fits_easily(
     most = max((_memory(node) for node in nodes if node["NodeID"] == this), default=_LITTLE_BYTES)
     try:
         took = measure_memory(config.model_copy(update={"device": "cpu"}), most, lanes).host
-        took += _of_relays(lanes)
+        took += relays
     except (InputError, MemoryError, RuntimeError):
         return False
     return all(_memory(node) >= took * most for node, most in zip(nodes, places, strict=True))
@@ -170,11 +179,13 @@ def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any], lanes: int
             f"resources: {_describe(config, spec)} took more memory than the {_gb(_memory(node))} that "
             f"a node gives when it was tried for one iteration; {_REMEDY}"
         ) from None
-    return replace(footprint, host=footprint.host + _of_relays(lanes))
+    return footprint
 
 
-def _of_relays(lanes: int) -> int:
-    return lanes * _RELAY_BYTES if lanes > 1 else 0
+def _of_relays(spec: SweepSpec, workers: int, lanes: int) -> int:
+    """Return the memory of the light processes of the trials that one process trains, in bytes."""
+    most = min(spec.num_trials, spec.resources.max_concurrent_trials or spec.num_trials)
+    return min(lanes, math.ceil(most / workers)) * _RELAY_BYTES if lanes > 1 else 0
 
 
 def _require_device(config: GanConfig, spec: SweepSpec, footprint: Footprint) -> None:

@@ -105,7 +105,7 @@ class StudySearch(SearchAlgorithm):
         in_lanes: bool = False,
     ) -> None:
         self._study, self.num_workers = study, num_workers
-        self._trial_bytes, self._in_lanes = trial_bytes, in_lanes
+        self._trial_bytes, self.in_lanes = trial_bytes, in_lanes
         self._warm_trials = list(warm_trials)
         trials = study.trials
         self._ended = [trial for trial in trials if trial.state not in ("pending", "running")]
@@ -239,7 +239,7 @@ class StudySearch(SearchAlgorithm):
         )
         made.custom_trial_name = made.custom_dirname = f"trial_{trial.number:05d}"
         made.max_in_a_row = self._study.spec.failures.max_failures
-        if not self._in_lanes:
+        if not self.in_lanes:
             made.alone = _whole_device(self._study.spec, self._trial_bytes)
         return made
 

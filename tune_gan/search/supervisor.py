@@ -141,6 +141,9 @@ class Supervisor(tune.Callback):
         if self._study.broken is not None:
             raise self._study.broken
         self._budget.check()
+        if self._search.in_lanes:
+            # One that waits for a lane reports nothing; what hangs ends itself, as `LaneTrainer` says.
+            return
         limit, now = self._study.spec.failures.report_timeout, time.monotonic()
         for trial in self._search.live_trials():
             actor = trial.temporary_state.ray_actor

@@ -26,7 +26,14 @@ from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folde
 from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lane_trainable import relay_trial
-from tune_gan.search.lanes import LaneEnds, Lanes, lane_actors, lanes_of, share_of_cpus
+from tune_gan.search.lanes import (
+    LaneEnds,
+    Lanes,
+    lane_actors,
+    lanes_of,
+    require_place,
+    share_of_cpus,
+)
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.memory import Room, room_for
 from tune_gan.search.progress import SweepProgress
@@ -183,14 +190,23 @@ def _room(spec: SweepSpec, console: Console) -> tuple[Lanes, Room]:
     lanes, resources = lanes_of(spec), ray.cluster_resources()
     if lanes.note:
         console.print(lanes.note, markup=False, highlight=False, soft_wrap=True)
-    # Without lanes a process a trial; with them, all devices are used before lanes are filled.
-    room = room_for(spec, num_workers(spec, resources), lanes.of_a_process)
+    while True:
+        # Without lanes a process a trial; with them, all devices are used before lanes are filled.
+        try:
+            room = room_for(spec, num_workers(spec, resources), lanes.of_a_process)
+            break
+        except ConfigError:
+            if spec.resources.lanes != "auto" or lanes.of_a_process == 1:
+                raise
+        lanes = lanes._replace(of_a_process=lanes.of_a_process // 2)
+        console.print(f"lanes: {lanes.of_a_process}, since memory is short", highlight=False)
     if lanes.of_a_process == 1:
         return lanes, room
     # Memory is that of the processes that train.
     workers = num_workers(spec, resources, lanes.of_a_process)
     most = min(workers, lanes.of_a_process * room.workers)
     lanes = lanes._replace(processes=room.workers, process_bytes=room.trial_bytes)
+    require_place(spec, lanes)
     return lanes, Room(most, note=room.note)
 
 
@@ -356,7 +372,7 @@ def _trainable(
     with lane_actors(spec, str(study.folder), lanes) as pools:
         trainable = tune.with_parameters(relay_trial, pools=pools)
         # Fewer trials at a time than lanes take as many CPUs together as the processes do.
-        of_each = min(lanes.of_a_process, room.workers / len(pools))
+        of_each = min(lanes.of_a_process, room.workers / max(1, len(pools)))
         taken = {"cpu": share_of_cpus(spec, of_each)}
         yield tune.with_resources(trainable, taken), [LaneEnds(pools)]
 

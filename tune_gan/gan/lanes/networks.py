@@ -142,7 +142,7 @@ class LaneNetwork:
     def _in_lanes(self, layer: nn.Module, prefix: str) -> _Layer:
         """Return what does in lanes what a layer does to one network's samples."""
         if isinstance(layer, Dropout):
-            return self._drop
+            return _dropout(self.settings)
         if isinstance(layer, _WITH_ALPHA):
             return _activation_with_alpha(layer, self.settings)
         if isinstance(layer, _AS_THEY_ARE):
@@ -162,9 +162,12 @@ class LaneNetwork:
         buffers = {name: self.buffers[f"{prefix}.{name}"] for name, _ in layer.named_buffers()}
         return _batch_norm(layer, (weight, bias), buffers, self.settings)
 
-    def _drop(self, values: Tensor) -> Tensor:
-        """Drop units of each lane by its own random numbers, as `tune_gan.gan.dropout` does."""
-        settings, device = self.settings, values.device
+
+def _dropout(settings: LaneSettings) -> _Layer:
+    """Return dropout by the random numbers of each lane, as `tune_gan.gan.dropout` draws them."""
+
+    def forward(values: Tensor) -> Tensor:
+        device = values.device
         if not settings.drops or not any(settings.dropout):
             return values
         bits = torch.zeros(values.shape, dtype=torch.int16, device=device)
@@ -177,6 +180,8 @@ class LaneNetwork:
         kept = torch.empty(values.shape, dtype=values.dtype, device=device)
         torch.ge(bits, settings.least_kept.view(each), out=kept)
         return values * kept.mul_(settings.scale.to(values.dtype).view(each))
+
+    return forward
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:

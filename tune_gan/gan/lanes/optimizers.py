@@ -45,15 +45,6 @@ class LaneOptimizer:
         self._settings = {
             name: torch.zeros_like(self.steps) for name in ("learning_rate", "beta1", "beta2")
         }
-        steps = {
-            "adam": self._adam,
-            "adamw": self._adamw,
-            "nadam": self._nadam,
-            "radam": self._radam,
-            "rmsprop": self._rmsprop,
-            "sgd": self._sgd,
-        }
-        self._step = steps[kind]
 
     def set(self, lane: int, config: GanConfig, learning_rate: float) -> None:
         """Give a lane its configuration's settings."""
@@ -108,7 +99,7 @@ class LaneOptimizer:
             self.steps += updates
             share = updates.to(gradients.dtype)
             gradients = torch.where(updates, gradients, 0.0)
-        self._step(gradients, share)
+        _STEPS[self.kind](self, gradients, share)
 
     def _moved(self, gradients: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor]:
         """Move Adam's two moments on, and return them."""
@@ -181,6 +172,16 @@ class LaneOptimizer:
 
     def _took(self, share: Tensor | float) -> Tensor:
         return torch.as_tensor(share, device=self.steps.device) > 0
+
+
+_STEPS = {
+    "adam": LaneOptimizer._adam,
+    "adamw": LaneOptimizer._adamw,
+    "nadam": LaneOptimizer._nadam,
+    "radam": LaneOptimizer._radam,
+    "rmsprop": LaneOptimizer._rmsprop,
+    "sgd": LaneOptimizer._sgd,
+}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
