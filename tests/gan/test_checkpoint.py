@@ -194,9 +194,9 @@ def test_what_follows_the_end_is_refused(folder: Path, whole: bytes) -> None:
 @pytest.mark.parametrize("length", [0, 1, 2**31, 2**40, 2**62, 2**64 - 1])
 def test_an_absurd_header_length_is_refused_at_once(folder: Path, whole: bytes, length: int) -> None:
     (folder / FILE_NAME).write_bytes(length.to_bytes(8, "little") + whole[8:])
-    started = time.monotonic()
+    started = time.thread_time()
     _require_damaged(folder)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 class _Trap:

@@ -28,19 +28,29 @@ class Dropout(nn.Dropout):
 
 
 def draw_bits(
-    shape: Sequence[int], device: torch.device, source: torch.Generator | None = None
+    shape: Sequence[int],
+    device: torch.device,
+    sources: Sequence[torch.Generator | None] | None = None,
 ) -> Tensor:
     """Return 16 random bits for each unit, int16 of that shape.
 
     Args:
         shape: Of the units.
         device: Of the units.
-        source: Random numbers; torch's global ones if there are none.
+        sources: Random numbers of each lane, which are the first axis; bits of one that has none are
+            whatever was in memory. torch's global ones if there are no lanes.
     """
-    units = math.prod(shape)
-    numbers = torch.empty(-(-units // _UNITS_A_NUMBER), dtype=torch.int64, device=device)
-    numbers.random_(torch.iinfo(torch.int64).min, None, generator=source)
-    return numbers.view(torch.int16)[:units].view(*shape)
+    lanes = 1 if sources is None else shape[0]
+    units = math.prod(shape) // lanes
+    numbers = torch.empty(lanes, -(-units // _UNITS_A_NUMBER), dtype=torch.int64, device=device)
+    least = torch.iinfo(torch.int64).min
+    if sources is None:
+        numbers.random_(least, None)
+    else:
+        for own, source in zip(numbers.unbind(), sources, strict=True):
+            if source is not None:
+                own.random_(least, None, generator=source)
+    return numbers.view(torch.int16)[:, :units].view(*shape)
 
 
 def least_kept(probability: float) -> int:

@@ -1,5 +1,6 @@
 """The optimizers of torch as a configuration names them, and their steps."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,26 @@ from torch.optim.adam import adam
 
 from tune_gan.config import GanConfig
 
-_CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
+
+def _untraced(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return a class of optimizer whose methods do not import the tracer of ``torch.compile``.
+
+    Torch wraps them to tell that tracer to leave them alone, and imports it for that on their first
+    call, which takes two seconds and more of each process; nothing is compiled here.
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
+
+
+_CLASSES = {
+    "adam": _untraced(torch.optim.Adam),
+    "adamw": _untraced(torch.optim.AdamW),
+    "nadam": _untraced(torch.optim.NAdam),
+    "radam": _untraced(torch.optim.RAdam),
+    "rmsprop": _untraced(torch.optim.RMSprop),
+    "sgd": _untraced(torch.optim.SGD),
 }
 
 
@@ -22,19 +38,20 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the configuration's optimizer of a network's parameters."""
     parameters = list(network.parameters())
+    make = _CLASSES[config.optimizer]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=config.beta1)
+        return make(parameters, lr=learning_rate, momentum=config.beta1)
     # What counts its steps has to count them on the device, where a graph of it can. RAdam's formula
     # wants more digits than it has there.
     in_graph = parameters[0].device.type == "cuda" and config.optimizer != "radam"
     capturable = {"capturable": True} if in_graph else {}
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
+        return make(
             parameters, lr=learning_rate, alpha=config.beta2, momentum=config.beta1, **capturable
         )
     fused = {"fused": True} if config.optimizer in ("adam", "adamw") else {}
     betas = (config.beta1, config.beta2)
-    return _CLASSES[config.optimizer](parameters, lr=learning_rate, betas=betas, **fused, **capturable)
+    return make(parameters, lr=learning_rate, betas=betas, **fused, **capturable)
 
 
 def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:

@@ -36,7 +36,9 @@ class Neighbourhoods:
         generated = features.float()
         distances = torch.cdist(self._real, generated)
         covered = distances.amin(dim=1) <= self._radii
-        num_inside = (distances <= self._radii[:, None]).count_nonzero()
+        # As numbers, which a CPU compares faster into than into truths.
+        inside = torch.le(distances, self._radii[:, None], out=distances)
+        num_inside = inside.sum(dim=1).double().sum()
         return {
             "coverage": float(covered.double().mean()),
             "density": float(num_inside) / (NEIGHBOURS * len(generated)),

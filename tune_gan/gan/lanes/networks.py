@@ -28,8 +28,7 @@ class LaneSettings:
 
     Attributes:
         alpha: Parameter of the activation, ``(lanes,)``.
-        dropout: Probability of dropping a unit, by lane.
-        dropout_sources: Random numbers of dropout, by lane; none where a lane is empty.
+        dropout_sources: Random numbers of dropout, by lane; none where nothing is dropped.
         least_kept: The lowest bits with which a unit is kept, int16 ``(lanes,)``.
         scale: What those that are kept are multiplied by, ``(lanes,)``.
         drops: Whether dropout is on.
@@ -37,7 +36,6 @@ class LaneSettings:
     """
 
     alpha: Tensor
-    dropout: list[float]
     dropout_sources: list[torch.Generator | None]
     least_kept: Tensor
     scale: Tensor
@@ -49,11 +47,11 @@ class LaneSettings:
         """Return settings of lanes that are empty."""
         alpha, scale = torch.zeros(num_lanes, device=device), torch.ones(num_lanes, device=device)
         all_bits = torch.full((num_lanes,), least_kept(0.0), dtype=torch.int16, device=device)
-        return cls(alpha, [0.0] * num_lanes, [None] * num_lanes, all_bits, scale)
+        return cls(alpha, [None] * num_lanes, all_bits, scale)
 
     def set_dropout(self, lane: int, probability: float, source: torch.Generator | None) -> None:
         """Drop units of a lane with that probability, by those random numbers."""
-        self.dropout[lane], self.dropout_sources[lane] = probability, source
+        self.dropout_sources[lane] = source if probability else None
         self.least_kept[lane], self.scale[lane] = least_kept(probability), 1 / (1 - probability)
 
     @contextmanager
@@ -90,7 +88,7 @@ class LaneNetwork:
 
     def __init__(self, template: nn.Module, settings: LaneSettings) -> None:
         self.settings = settings
-        num_lanes, device = len(settings.dropout), settings.alpha.device
+        num_lanes, device = len(settings.dropout_sources), settings.alpha.device
         named = dict(template.named_parameters())
         self.flat = torch.zeros(num_lanes, sum(p.numel() for p in named.values()), device=device)
         self.gradients = torch.zeros_like(self.flat)
@@ -167,17 +165,12 @@ def _dropout(settings: LaneSettings) -> _Layer:
     """Return dropout by the random numbers of each lane, as `tune_gan.gan.dropout` draws them."""
 
     def forward(values: Tensor) -> Tensor:
-        device = values.device
-        if not settings.drops or not any(settings.dropout):
+        if not settings.drops or not any(settings.dropout_sources):
             return values
-        bits = torch.zeros(values.shape, dtype=torch.int16, device=device)
-        for lane, (probability, source) in enumerate(
-            zip(settings.dropout, settings.dropout_sources, strict=True)
-        ):
-            if probability and source is not None:
-                bits[lane] = draw_bits(values.shape[1:], device, source)
+        # Where nothing is dropped, any bits are enough to be kept.
+        bits = draw_bits(values.shape, values.device, settings.dropout_sources)
         each = (-1, *[1] * (values.dim() - 1))
-        kept = torch.empty(values.shape, dtype=values.dtype, device=device)
+        kept = torch.empty(values.shape, dtype=values.dtype, device=values.device)
         torch.ge(bits, settings.least_kept.view(each), out=kept)
         return values * kept.mul_(settings.scale.to(values.dtype).view(each))
 
