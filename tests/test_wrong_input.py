@@ -128,7 +128,6 @@ def _run(line: str, here: Path) -> tuple[int, str]:
 
 
 @pytest.mark.skipif(not _IS_RECORDING, reason="TUNE_GAN_RECORD is not set")
-@pytest.mark.timeout(1200)
 def test_record(inputs: Path, tmp_path: Path) -> None:
     def entry(number_and_line: tuple[int, str]) -> str:
         number, line = number_and_line

@@ -112,7 +112,7 @@ def main() -> None:
     logging.getLogger("tune_gan").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
     # Where a shell has it ignored, it stays so.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
     # What a cluster or a system ends in order is kept as what a person ends with Ctrl-C.
     for ending in (signal.SIGTERM, signal.SIGUSR1):
@@ -166,6 +166,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _fail(message: str, exit_code: int) -> None:
     print(f"tune-gan: {message}", file=sys.stderr)
+    # All is said, and Python's own end is not to be broken into.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_code)
 
 
@@ -328,8 +330,10 @@ def sweep(
         given["budget.iterations"] = parse_yaml(max_iterations_total)
     loaded = resolve(load_spec(spec, given))
     if dry_run:
+        from tune_gan.search.checks import check_sweep
         from tune_gan.search.disk import describe_disk
 
+        check_sweep(loaded)
         print(loaded.to_yaml(), end="")
         print(f"# {describe_work(loaded)}")
         print(f"# {describe_disk(loaded)}")
@@ -580,7 +584,7 @@ def rank(
         str | None,
         typer.Option(
             metavar="CONDITION",
-            help="Only trials for which this holds: 'disc_steps == 1 and state == \"completed\"'.",
+            help="Only trials for which this holds: 'best_fid_proxy < 10 and state == \"completed\"'.",
         ),
     ] = None,
     form: FormatOption = "table",

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tests.integration.commands import command, tune_gan
+from tests.integration.commands import PATIENCE_S, command, descendants, numbers, tune_gan
 from tune_gan import load_results
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.search.study import STORAGE_FILE
@@ -54,7 +54,7 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
@@ -63,7 +63,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 def wait_until_free(run: Path, trial: int) -> None:
     """Wait for the worker of a sweep that was killed to be gone, too."""
-    with FileLock(run / f"trial_{trial:05d}" / ".lock", timeout=60):
+    with FileLock(run / f"trial_{trial:05d}" / ".lock", timeout=PATIENCE_S):
         pass
 
 
@@ -75,12 +75,6 @@ def reports(run: Path, trial: int) -> list[dict[str, Any]]:
     path = run / f"trial_{trial:05d}" / "result.json"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]
-
-
-def numbers(run: Path, trial: int) -> list[dict[str, Any]]:
-    """A trial's reports without what a clock says, and without notes of what befell it."""
-    left_out = ("samples_per_s", "train_time_s", "time_s", "cause", "reported_at", "worker")
-    return [{k: v for k, v in r.items() if k not in left_out} for r in reports(run, trial)]
 
 
 def study(run: Path) -> optuna.Study:
@@ -127,7 +121,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same_numbers(run: Path, whole: Path, trials: range) -> None:
     for trial in trials:
-        assert numbers(run, trial) == numbers(whole, trial)
+        assert [*map(numbers, reports(run, trial))] == [*map(numbers, reports(whole, trial))]
 
 
 def end_and_resume(folder: Path, signals: list[signal.Signals], seed: int, num_trials: int) -> Path:
@@ -141,7 +135,7 @@ def end_and_resume(folder: Path, signals: list[signal.Signals], seed: int, num_t
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(moments.uniform(3, 28))
                 process.send_signal(ending)
-            output, errors = process.communicate(timeout=200)
+            output, errors = process.communicate(timeout=PATIENCE_S)
         assert "Traceback" not in errors
         if ending in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) and process.returncode:
             assert process.returncode in (130, -ending), errors
@@ -165,7 +159,6 @@ def end_and_resume(folder: Path, signals: list[signal.Signals], seed: int, num_t
     ],
     ids=["killed", "interrupted"],
 )
-@pytest.mark.timeout(600)
 def test_a_sweep_ended_at_random_moments_comes_to_the_same_end(
     signals: list[signal.Signals], seed: int, whole_run: Path, tmp_path: Path
 ) -> None:
@@ -183,12 +176,11 @@ def test_a_sweep_killed_at_twenty_random_moments(seed: int, tmp_path: Path) -> N
     assert_consistent(run, 24)
 
 
-@pytest.mark.timeout(600)
 def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
     whole_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    limits = ["--set", "failures.report_timeout=10"]
+    limits = ["--set", "failures.report_timeout=30"]
     arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "6", "--out", run]
     with start(*arguments, cwd=tmp_path) as process:
         for trial, ending in ((1, signal.SIGKILL), (3, signal.SIGSTOP), (4, signal.SIGKILL)):
@@ -198,16 +190,15 @@ def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
             os.kill(_worker_of(run, trial), ending)
             held_at = check(run / f"trial_{trial:05d}" / "checkpoint").iteration
             assert held_at in (iterations(run, trial)[-1], iterations(run, trial)[-1] - REPORT_EVERY)
-        # A second process is told at once who is at work.
-        began = time.monotonic()
+        # A second process is told who is at work, and does not wait for its end.
         second = tune_gan("resume", run, cwd=tmp_path)
-        assert time.monotonic() - began < 2
+        assert process.poll() is None
         assert second.returncode == 2
         assert f"is in use by process {process.pid} of " in second.stderr
         assert len(second.stderr.splitlines()) == 1
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
-    assert "trial 3 starts again from its last checkpoint: hung: no report for 10 s" in errors
+    assert "trial 3 starts again from its last checkpoint: hung: no report for 30 s" in errors
     assert_consistent(run, 6)
     assert_same_numbers(run, whole_run, range(6))
     listed = (run / "trials.jsonl").read_text()
@@ -215,7 +206,6 @@ def test_workers_that_are_killed_and_stopped_go_on_from_their_checkpoints(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_random_worker_killed_every_five_seconds(tmp_path: Path) -> None:
     run, choice = tmp_path / "run", random.Random(0)  # noqa: S311
     # A process may be killed more often than twice before it has begun to train.
@@ -224,7 +214,7 @@ def test_a_random_worker_killed_every_five_seconds(tmp_path: Path) -> None:
     with start(*arguments, cwd=tmp_path) as process:
         wait_for(lambda: reports(run, 0), process)
         while process.poll() is None:
-            workers = list(_workers(process.pid))
+            workers = descendants(process.pid, "ray::ImplicitFunc")
             if workers:
                 with suppress(ProcessLookupError):
                     os.kill(choice.choice(workers), signal.SIGKILL)
@@ -246,22 +236,6 @@ def _worker_of(run: Path, trial: int) -> int:
     raise AssertionError(f"nobody trains trial {trial}")
 
 
-def _workers(driver: int) -> Iterator[int]:
-    """Yield the processes below a driver that train."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    for process in parents:
-        ancestor = process
-        while ancestor in parents and ancestor != driver:
-            ancestor = parents[ancestor]
-        with suppress(OSError):
-            title = Path(f"/proc/{process}/cmdline").read_text()
-            if ancestor == driver and title.startswith("ray::ImplicitFunc"):
-                yield process
-
-
 def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> None:
     faults = {
         1: "exception",
@@ -271,7 +245,7 @@ def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> Non
         5: "memory",
     }
     run = tmp_path / "run"
-    limits = ["--set", "failures.report_timeout=10", "--set", "failures.max_failures=1"]
+    limits = ["--set", "failures.report_timeout=30", "--set", "failures.max_failures=1"]
     limits += ["--set", "health={min_coverage: 0, min_spread: 0, max_score_ratio: null}"]
     arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "7", "--out", run]
     with start(
@@ -281,7 +255,7 @@ def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> Non
         TRIAL_FAULTS=json.dumps(faults),
         TRIAL_FAULTS_TALLY=str(tmp_path),
     ) as process:
-        output, errors = process.communicate(timeout=280)
+        output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "Traceback" not in output + errors
     assert "\x1b" not in output + errors
@@ -310,7 +284,7 @@ def test_ten_of_twenty_trials_diverge(tmp_path: Path) -> None:
         TRIAL_FAULTS=json.dumps(dict.fromkeys(diverging, "nan")),
         TRIAL_FAULTS_TALLY=str(tmp_path),
     ) as process:
-        _, errors = process.communicate(timeout=280)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     ranked = json.loads(tune_gan("rank", run, "--json", cwd=tmp_path).stdout)
     assert sorted(r["trial"] for r in ranked if r["state"] == "diverged") == list(diverging)
@@ -337,7 +311,7 @@ def test_a_sweep_in_which_all_fail_counts_the_causes(tmp_path: Path) -> None:
         TRIAL_FAULTS=json.dumps({0: "exception", 1: "nan", 2: "exception"}),
         TRIAL_FAULTS_TALLY=str(tmp_path),
     ) as process:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith(
         "tune-gan: no trial can be ranked (2 failed, 1 diverged); causes: "
@@ -359,7 +333,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["/bin/umount", "-l", str(place)], check=False)
 
 
-@pytest.mark.timeout(600)
 def test_a_full_disk_ends_a_sweep_that_goes_on_when_there_is_room(
     small_disk: Path, whole_run: Path, tmp_path: Path
 ) -> None:
@@ -450,17 +423,51 @@ def test_a_moved_run_folder_is_resumed(tmp_path: Path, whole_run: Path) -> None:
     )
 
 
-def test_a_second_interrupt_ends_a_sweep_at_once(tmp_path: Path) -> None:
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    """Its own limit is half a minute, which a busy machine may take."""
+    with start("sweep", *RING, "--num-trials", "6", "--out", "run", cwd=tmp_path) as process:
+        while not (raylet := descendants(process.pid, "/raylet/raylet\0")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(raylet[0], signal.SIGSTOP)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("tune-gan: Ray could not be started (The current node")
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_while_ray_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Amid Ray's start Python may lose it, and Ray's threads may crash the process as it ends."""
+    with start("sweep", *RING, "--num-trials", "6", "--out", "run", cwd=tmp_path) as process:
+        while not (servers := descendants(process.pid, "gcs_server")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert errors.splitlines()[1:] == [
+        "ending when Ray has started; a second interrupt ends it at once",
+        "tune-gan: interrupted",
+    ]
+    assert not (tmp_path / "run").exists()
+    assert not any(Path(f"/proc/{server}").exists() for server in servers)
+
+
+def test_a_second_interrupt_ends_what_the_first_waits_for(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with start("sweep", *RING, "--num-trials", "6", "--out", run, cwd=tmp_path) as process:
         wait_for(lambda: reports(run, 0), process)
+        workers = descendants(process.pid, "ray::ImplicitFunc")
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        began = time.monotonic()
+        # Python takes two for one where the first has not been dealt with; Tune waits 10 s for workers.
+        time.sleep(1)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    # On a busy machine; in order it would wait for the trials.
-    assert time.monotonic() - began < 10
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert workers
     assert process.returncode == 130
     assert errors.splitlines()[-1].endswith(f"go on with: tune-gan resume {run}")
     assert "Traceback" not in errors

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LANE_SWEEP
-from tests.integration.commands import command
+from tests.integration.commands import PATIENCE_S, command, descendants
 from tune_gan.config import GanConfig
 from tune_gan.gan.training import iterate
 from tune_gan.results.load import load_results
@@ -70,8 +70,8 @@ def test_a_process_that_trains_is_killed_and_nothing_is_lost(tmp_path: Path) -> 
     killed = read_reports(first)[-1]["worker"]
     os.kill(int(killed.rpartition(":")[2]), signal.SIGKILL)
     _wait_for_reports(sweep, run, len(read_reports(first)) + 2)
-    os.kill(_descendants(sweep.pid, "ray::ImplicitFunc")[0], signal.SIGKILL)
-    assert sweep.wait(timeout=280) == 0
+    os.kill(descendants(sweep.pid, "ray::ImplicitFunc")[0], signal.SIGKILL)
+    assert sweep.wait(timeout=PATIENCE_S) == 0
     assert list(load_results(run)["state"]) == ["completed"] * 6
     for number in range(6):
         assert _iterations(run, number) == list(range(100, 1501, 100))
@@ -115,7 +115,7 @@ def _begin(spec: dict[str, Any], folder: Path) -> tuple["subprocess.Popen[bytes]
 
 def _wait_for_reports(sweep: "subprocess.Popen[bytes]", run: Path, count: int) -> None:
     """Wait until the first trial has made so many."""
-    first, deadline = run / "trial_00000/result.json", time.monotonic() + 120
+    first, deadline = run / "trial_00000/result.json", time.monotonic() + PATIENCE_S
     while not (first.is_file() and len(read_reports(first)) >= count):
         assert time.monotonic() < deadline
         assert sweep.poll() is None
@@ -124,22 +124,6 @@ def _wait_for_reports(sweep: "subprocess.Popen[bytes]", run: Path, count: int) -
 
 def _iterations(run: Path, number: int) -> list[int]:
     return [line["iteration"] for line in read_reports(run / f"trial_{number:05d}/result.json")]
-
-
-def _descendants(process: int, name: str) -> list[int]:
-    """Return the processes that a process began, or those that it began did, with that name."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            names[int(folder.name)] = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-    found, ancestors = [], {process}
-    while new := {child for child, parent in parents.items() if parent in ancestors} - ancestors:
-        ancestors |= new
-        found += [child for child in new if names[child].startswith(name)]
-    return found
 
 
 def test_what_fails_in_a_lane_fails_alone(tmp_path: Path) -> None:

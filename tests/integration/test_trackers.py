@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.commands import tune_gan
+from tests.integration.commands import PATIENCE_S, tune_gan
 from tests.integration.test_sweep import TINY
 from tune_gan.errors import ConfigError
 from tune_gan.results.load import load_results
+from tune_gan.search.checks import check_sweep
 from tune_gan.search.spec import SweepSpec
-from tune_gan.search.tracking import require_tracker
 
 pytestmark = pytest.mark.integration
 
@@ -52,12 +52,12 @@ def _server(program: str, *arguments: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=PATIENCE_S)
 
 
 def _get(address: str, body: dict[str, Any] | None = None, until: str = "") -> Any:
     """Return what an address answers as JSON, once it answers with this text in it."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})  # noqa: S310
     while True:
@@ -139,7 +139,13 @@ def test_a_tracker_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/file/mlflow.db"}
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert ended.returncode == 2
     assert "the tracker cannot be opened" in ended.stderr
@@ -151,4 +157,4 @@ def test_another_tracker_and_one_that_is_not_installed_are_refused() -> None:
         SweepSpec.parse({**TINY, "tracker": "comet"})
     if find_spec("wandb") is None:
         with pytest.raises(ConfigError, match=r"pip install 'tune-gan\[wandb\]'"):
-            require_tracker(SweepSpec.parse({**TINY, "tracker": "wandb"}))
+            check_sweep(SweepSpec.parse({**TINY, "tracker": "wandb"}))

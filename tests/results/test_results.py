@@ -148,7 +148,7 @@ def test_gain_over_the_default(run: Path) -> None:
     assert (gain.default, gain.best, gain.ratio) == (50.0, 5.0, 10.0)
     assert gain_line(ranked) == (
         "trial 2 scores 5 where the default configuration (trial 0) scores 50: 10.0 times lower, "
-        "by one seed each, of those that have ended"
+        "by one seed each, of those that have ended; trial 5, which has not ended, is ahead with 3"
     )
 
 
@@ -160,6 +160,15 @@ def test_gain_lines_without_a_gain(tmp_path: Path) -> None:
     default_failed = write_run(tmp_path / "b", [TRIALS[3], TRIALS[1]])
     assert gain_line(rank(load_results(default_failed))) == (
         "the default configuration (trial 0) has no honest score to compare with"
+    )
+
+
+def test_a_trial_that_is_ahead_and_has_not_ended_is_named(tmp_path: Path) -> None:
+    states = [("running", [1.5], ""), ("stopped", [20.0], ""), ("pending", [2.0], "")]
+    interrupted = write_run(tmp_path / "run", states)
+    assert gain_line(rank(load_results(interrupted))) == (
+        "the default configuration (trial 0) has not ended; trial 0, which has not ended, is ahead "
+        "with 1.5"
     )
 
 
@@ -260,7 +269,8 @@ def test_degenerate_samples_are_on_no_front_with_honest_ones(tmp_path: Path) -> 
 def test_no_gain_is_claimed_over_a_degenerate_default(run: Path) -> None:
     _with(run, 0, degenerate=True)
     assert gain_line(rank(load_results(run))) == (
-        "the default configuration (trial 0) has no honest score to compare with"
+        "the default configuration (trial 0) has no honest score to compare with; trial 5, which has "
+        "not ended, is ahead with 3"
     )
 
 

@@ -88,7 +88,7 @@ def test_the_late_collapse_is_told_with_its_best() -> None:
     assert _judge(reports) == [("running", "")] * 3 + [
         (
             "stopped",
-            "collapsed late: fid_proxy 99.99 is over 3 times its best 12.35, 2 evaluations in a row",
+            "past its best: fid_proxy 99.99 is over 3 times its best 12.35, 2 evaluations in a row",
         )
     ]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import LANE_SWEEP
+from tests.integration.commands import PATIENCE_S
 from tune_gan.config import GanConfig
 from tune_gan.gan.lanes.pool import Lane, LanePool
 from tune_gan.gan.training import iterate
@@ -19,7 +20,6 @@ from tune_gan.search.lane_trainer import LaneTrainer
 from tune_gan.search.spec import SweepSpec
 
 SPEC = SweepSpec.parse(LANE_SWEEP)
-LONGEST_S = 120
 Values = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ def test_the_next_trial_takes_the_lane_of_one_that_is_stopped(
         neighbour = pool.submit(_pass_on, trainer, 0, {"gen_lr": 0.01})
         assert len(_pass_on(trainer, 1, {"gen_lr": 0.02}, most=1)) == 1
         assert len(_pass_on(trainer, 2, {"gen_lr": 0.03})) == 4
-        lines = neighbour.result(LONGEST_S)
+        lines = neighbour.result(PATIENCE_S)
     alone = iterate(GanConfig.parse({**SPEC.gan.model_dump(), "gen_lr": 0.01}))
     for line, report in zip(lines, alone, strict=True):
         for name in ("iteration", "gen_loss", "disc_loss", "fid_proxy"):
@@ -91,7 +91,9 @@ def test_whoever_waits_for_a_trial_is_told_of_its_end(trainer: LaneTrainer) -> N
         waiting = pool.submit(trainer.next, 0)
         _wait_until(lambda: trainer._trials[0].asked)
         trainer.stop(0)
-        assert waiting.result(LONGEST_S) is None
+        assert waiting.result(PATIENCE_S) is None
+    # Its process is told at once, its folder is closed by the thread that trains.
+    _wait_until(lambda: not trainer._trials)
     with pytest.raises(RuntimeError, match="knows nothing of it"):
         trainer.next(0)
 
@@ -111,7 +113,7 @@ def test_short_memory_is_told_to_all_and_halves_the_lanes(
         trials = [pool.submit(_pass_on, trainer, n, {"gen_lr": 0.01 * (n + 1)}) for n in range(2)]
         for trial in trials:
             with pytest.raises(TrialFailure, match="out of memory") as failure:
-                trial.result(LONGEST_S)
+                trial.result(PATIENCE_S)
             assert failure.value.kind == "memory"
     _wait_until(lambda: not trainer._trials)
     assert trainer.submit(0, {"gen_lr": 0.01})
@@ -129,11 +131,11 @@ def test_a_trial_that_cannot_be_trained_harms_no_other(trainer: LaneTrainer) -> 
         with pytest.raises(TrialFailure, match="gen_lr") as failure:
             _pass_on(trainer, 1, {"gen_lr": 0.03})
         assert failure.value.kind == "input"
-        assert neighbour.result(LONGEST_S)[-1]["iteration"] == 200
+        assert neighbour.result(PATIENCE_S)[-1]["iteration"] == 200
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONGEST_S
+    deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)

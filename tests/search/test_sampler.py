@@ -170,10 +170,10 @@ def test_constraints_that_nothing_fulfils_are_refused_in_one_line(algorithm: str
         space={"gen_lr": {"log_uniform": [1e-5, 1e-4]}},
         constraints=["gen_lr >= 1e-3", "disc_lr >= gen_lr"],
     )
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ConfigError) as caught:
         draw(spec, 1, [])
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     assert str(caught.value) == (
         "constraints: none of 1,000 points drawn from the space fulfils gen_lr >= 1e-3, "
         "disc_lr >= gen_lr; loosen them or narrow the space"

@@ -425,11 +425,11 @@ def test_a_grid_with_conditions_and_constraints_has_the_default_first() -> None:
 def test_an_oversized_grid_is_refused_at_once() -> None:
     fields = ("batch_size", "latent_dim", "features", "gp_weight", "r1_weight", "disc_steps")
     space = {field: {"grid": list(range(2, 18))} for field in fields}
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ConfigError) as caught:
         _spec(space=space, search={"algorithm": "grid"})
     assert str(caught.value) == "the grid has 16,777,216 points, more than 100,000; use random"
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_confirmation_trains_each_candidate_with_each_seed() -> None:
@@ -480,10 +480,10 @@ def test_nested_anchors_are_refused_at_once(tmp_path: Path) -> None:
         lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]")
     lines.append("space: {gen_lr: {choice: [*a11]}}")
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ConfigError) as caught:
         load_spec(str(tmp_path / "bomb.yaml"))
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     # Each unknown field is answered with all that there are, its values in short.
     assert len(str(caught.value)) < 500 * len(lines)
 
@@ -514,6 +514,8 @@ def test_work_is_estimated() -> None:
     assert "8 trials of 300 iterations" in text
     assert "at most 2,400 iterations" in text
     assert "from report 2 of 10" in text
+    few = {**SPEC["gan"], "num_iterations": 60}
+    assert describe_work(_spec(gan=few)).endswith("; no trial stops early, with 2 reports")
 
 
 def test_places_are_resolved_to_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

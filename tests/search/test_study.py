@@ -62,7 +62,7 @@ def _varied(folder: Path, **changes: Any) -> SweepStudy:
     _report(study, 1, 50.0, 40.0, 60.0)
     study.end(1, "stopped", "scheduler", [])
     _report(study, 2, 30.0, 20.0, 90.0)
-    study.end(2, "stopped", "collapsed late: fid_proxy 90 is over 3 times its best", [20.0, *second])
+    study.end(2, "stopped", "past its best: fid_proxy 90 is over 3 times its best", [20.0, *second])
     _report(study, 3, 12.0, 11.0)
     study.end(3, "diverged", "at iteration 60: gen_loss is nan", [])
     trial_folder(folder, 4).mkdir()
@@ -109,7 +109,7 @@ def test_every_state_is_told_to_optuna_and_listed(tmp_path: Path) -> None:
     assert [(trial.number, trial.state, trial.cause) for trial in study.trials] == [
         (0, "completed", ""),
         (1, "stopped", "scheduler"),
-        (2, "stopped", "collapsed late: fid_proxy 90 is over 3 times its best"),
+        (2, "stopped", "past its best: fid_proxy 90 is over 3 times its best"),
         (3, "diverged", "at iteration 60: gen_loss is nan"),
         (4, "failed", "ValueError: <b>boom</b>"),
         (5, "pending", "interrupted"),

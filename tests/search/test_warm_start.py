@@ -35,7 +35,7 @@ def _spec(*runs: Path, **changes: Any) -> SweepSpec:
 TRIALS: list[tuple[str, str, list[float], dict[str, Any]]] = [
     ("completed", "", [9.0, 7.0, 8.0], {"gen_lr": 1e-3, "gen_hidden": "128,128"}),
     ("stopped", "scheduler", [50.0, 40.0], {"gen_lr": 1e-4, "gen_hidden": "64"}),
-    ("stopped", "collapsed late", [20.0, 90.0], {"gen_lr": 2e-3, "gen_hidden": "64"}),
+    ("stopped", "past its best", [20.0, 90.0], {"gen_lr": 2e-3, "gen_hidden": "64"}),
     ("diverged", "gen_loss is nan", [12.0], {"gen_lr": 3e-3, "gen_hidden": "64"}),
     ("failed", "its worker died", [13.0], {"gen_lr": 4e-3, "gen_hidden": "64"}),
     ("collapsed", "coverage 0", [14.0], {"gen_lr": 5e-3, "gen_hidden": "64"}),

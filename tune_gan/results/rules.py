@@ -141,7 +141,7 @@ def rank_runs(runs: Sequence[Path], rule: Rule, where: str | None = None) -> pd.
         runs: Run folders.
         rule: By which score.
         where: Which trials, as `pandas.DataFrame.query` takes it, by the columns of `load_results`,
-            e.g. ``disc_steps == 1 and state == "completed"``; by default all.
+            e.g. ``best_fid_proxy < 10 and state == "completed"``; by default all.
 
     Returns:
         What `tune_gan.results.ranking.rank` returns, with what its ``score`` is in ``attrs["score"]``;
@@ -186,7 +186,7 @@ def _chosen(trials: pd.DataFrame, where: str | None) -> pd.DataFrame:
         reason = " ".join(said.split())[:200] or type(error).__name__
         raise ConfigError(
             f"--where {where!r} cannot be read ({reason}); compare columns with values, as in "
-            f"'disc_steps == 1 and state == \"completed\"'; columns: {columns}"
+            f"'best_fid_proxy < 10 and state == \"completed\"'; columns: {columns}"
         ) from None
     if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
         raise ConfigError(

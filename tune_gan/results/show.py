@@ -24,7 +24,13 @@ from tune_gan.results.formats import (
     records,
     table_console,
 )
-from tune_gan.results.ranking import best_trial, choose, gain_over_default, searched_fields
+from tune_gan.results.ranking import (
+    best_trial,
+    choose,
+    gain_over_default,
+    score_columns,
+    searched_fields,
+)
 from tune_gan.results.standing import read_standing, standing_table
 from tune_gan.results.trials import (
     ABOVE_ALL,
@@ -34,6 +40,7 @@ from tune_gan.results.trials import (
     trial_config,
 )
 
+_AT_WORK = [TrialState.RUNNING, TrialState.PENDING]
 _WIDTH_OF_A_CAUSE = 24
 _ROUNDING = 1e-9
 _ANY_WIDTH = 10_000
@@ -154,9 +161,22 @@ def print_status(run: Path, at_work: str | None, held_since: float | None, as_js
 
 
 def gain_line(ranked: pd.DataFrame) -> str:
-    """Say in a line how much the best trial gained over the default configuration."""
+    """Say in a line how much the best trial gained over the default, and what may yet be better."""
     best = best_trial(ranked)
-    is_running = ranked["state"].isin([TrialState.RUNNING, TrialState.PENDING]).any()
+    by, _ = score_columns(ranked)
+    at_work = ranked[ranked["state"].isin(_AT_WORK)]
+    ahead = at_work[(at_work[by] < best[by]) & ~at_work["degenerate"].fillna(value=True)]
+    if ahead.empty:
+        return _gain_so_far(ranked, best)
+    first = ahead.sort_values(by).iloc[0]
+    return (
+        f"{_gain_so_far(ranked, best)}; trial {first['trial']}, which has not ended, is ahead with "
+        f"{first[by]:.4g}"
+    )
+
+
+def _gain_so_far(ranked: pd.DataFrame, best: pd.Series) -> str:
+    is_running = ranked["state"].isin(_AT_WORK).any()
     so_far = " of those that have ended" if is_running else ""
     if best["degenerate"]:
         return (
@@ -167,7 +187,9 @@ def gain_line(ranked: pd.DataFrame) -> str:
         return f"the default configuration (trial 0) is the best{so_far}"
     gain = gain_over_default(ranked)
     if gain is None:
-        return "the default configuration (trial 0) has no honest score to compare with"
+        is_at_work = bool(((ranked["trial"] == 0) & ranked["state"].isin(_AT_WORK)).any())
+        lacks = "not ended" if is_at_work else "no honest score to compare with"
+        return f"the default configuration (trial 0) has {lacks}"
     default = ranked[ranked["trial"] == 0].iloc[0]
     tied = default["tied_with"] == best["trial"]
     seeds = "by the means of several seeds" if "scores" in ranked.columns else "by one seed each"

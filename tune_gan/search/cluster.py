@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import socket
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
+from types import FrameType
 
 import ray
 from ray.tune.execution.cluster_info import _is_ray_cluster
@@ -19,6 +21,7 @@ from tune_gan.errors import ConfigError, TuneGanError
 from tune_gan.search.spec import SweepSpec
 from tune_gan.settings import read_yaml
 
+_log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 180
 _LONGEST_LOOK_S = 180
 
@@ -34,18 +37,28 @@ def on_ray(address: str | None = None, min_nodes: int = 1) -> Iterator[None]:
 
     Raises:
         ConfigError: if it cannot be reached.
-        TuneGanError: if not so many nodes come.
+        TuneGanError: if one of its own cannot be started, or not so many nodes come.
     """
     # Ray writes of dying workers, in colours, on the standard output, which is for results; their
     # cause of death is in the ranking.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        started_ray = _start_ray(_address(address))
+        starts_ray = not ray.is_initialized()
         try:
+            if starts_ray:
+                _start_ray(_address(address))
             _wait_for_nodes(min_nodes)
             yield
         finally:
-            if started_ray:
+            if starts_ray:
                 ray.shutdown()
+
+
+def places_on(available: Mapping[str, float], spec: SweepSpec) -> int:
+    """Return for how many trials there are CPUs and GPUs, as Ray counts those of a node or of all."""
+    places = int(available.get("CPU", 0) // spec.resources.cpus)
+    if spec.resources.gpus:
+        places = min(places, int(available.get("GPU", 0) / spec.resources.gpus))
+    return places
 
 
 def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) -> int:
@@ -63,9 +76,7 @@ def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) ->
         assert spec.resources.max_concurrent_trials is not None
         _require_kind_of_node(spec)
         return min(spec.num_trials, spec.resources.max_concurrent_trials)
-    limits = [spec.num_trials, int(available.get("CPU", 0) // spec.resources.cpus) * lanes]
-    if spec.resources.gpus:
-        limits.append(int(available.get("GPU", 0) / spec.resources.gpus) * lanes)
+    limits = [spec.num_trials, places_on(available, spec) * lanes]
     if spec.resources.max_concurrent_trials:
         limits.append(spec.resources.max_concurrent_trials)
     if min(limits) < 1:
@@ -150,24 +161,50 @@ def _wait_for_nodes(wanted: int) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return textwrap.shorten(str(error), 300, placeholder=" …")
 
 
-def _start_ray(address: str) -> bool:
-    """Connect to Ray or start it; return whether it was not there before."""
-    if ray.is_initialized():
-        return False
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Let a first interrupt wait for the end, where Ray would lose it or crash, and Ray's own go by."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        endings = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        handlers = {number: signal.getsignal(number) for number in endings}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 1:
+            _log.info("ending when Ray has started; a second interrupt ends it at once")
+        elif callable(handler := handlers[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _start_ray(address: str) -> None:
+    """Connect to Ray or start it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Each trial of a worker runs in a thread of its own, and glibc keeps memory for every thread: after
     # thirty trials of the ring 1.6 GB a worker instead of 1.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Without this a path in a configuration would be relative to the folder of its trial.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         # Workers look for modules first where Ray was started: not in the user's folder, where another
         # tune_gan may lie, such as the checkout that this one was installed from.
-        with chdir(Path(tune_gan.__file__).parents[1]):
+        with chdir(Path(tune_gan.__file__).parents[1]), _interrupts_put_off():
             ray.init(
                 address=address,
                 include_dashboard=False,
@@ -177,13 +214,14 @@ def _start_ray(address: str) -> bool:
     except SystemExit:
         # Ray has taken the signal for itself by then, and ends the process with its number.
         raise KeyboardInterrupt from None
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"Ray cannot be reached at {address} ({reason})") from None
-    # Ray takes the signal for itself and would end the process at once.
-    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)
-    return True
+    except Exception as error:
+        # Ray raises no kind of its own where one that it starts is not there after half a minute.
+        known = (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError)
+        if not isinstance(error, known) and type(error) is not Exception:
+            raise
+        if address == "local":
+            raise TuneGanError(f"Ray could not be started ({_one_line(error)})") from None
+        raise ConfigError(f"Ray cannot be reached at {address} ({_one_line(error)})") from None
 
 
 def require_answer(address: str | None) -> None:

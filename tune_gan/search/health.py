@@ -52,7 +52,7 @@ class Health:
             )
         if self._past_its_best >= settings.evaluations:
             return "stopped", (
-                f"collapsed late: fid_proxy {describe_score(score)} is over {ratio:g} times its best "
+                f"past its best: fid_proxy {describe_score(score)} is over {ratio:g} times its best "
                 f"{describe_score(best)}, {settings.evaluations} evaluations in a row"
             )
         return "running", ""

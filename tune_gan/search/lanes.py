@@ -14,7 +14,7 @@ from tune_gan.errors import ConfigError
 from tune_gan.gan.lanes.gain import measure_gain
 from tune_gan.gan.lanes.networks import has_lanes
 from tune_gan.gan.lanes.pool import LANE_FIELDS
-from tune_gan.search.cluster import may_grow
+from tune_gan.search.cluster import may_grow, places_on
 from tune_gan.search.lane_actor import LaneActor
 from tune_gan.search.spec import SweepSpec
 
@@ -97,9 +97,7 @@ def require_place(spec: SweepSpec, lanes: Lanes) -> None:
 
 def _places(spec: SweepSpec, lanes: Lanes, resources: Mapping[str, float]) -> int:
     """Return how many processes that train a node has room for."""
-    places = int(resources.get("CPU", 0) // spec.resources.cpus)
-    if spec.resources.gpus:
-        places = min(places, int(resources.get("GPU", 0) / spec.resources.gpus))
+    places = places_on(resources, spec)
     if lanes.process_bytes:
         places = min(places, int(resources.get("memory", 0) // lanes.process_bytes))
     return places
@@ -115,7 +113,6 @@ def lane_actors(spec: SweepSpec, run: str, lanes: Lanes) -> Iterator[list[Any]]:
         spec: The sweep.
         run: The run folder.
         lanes: How many of each process, and how many processes.
-
     """
     actors: list[Any] = []
     for node in ray.nodes():

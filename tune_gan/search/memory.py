@@ -13,7 +13,7 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, InputError
 from tune_gan.gan.checkpoint import estimate_bytes
 from tune_gan.gan.memory import Footprint, is_shortage, measure_memory
-from tune_gan.search.cluster import may_grow
+from tune_gan.search.cluster import may_grow, places_on
 from tune_gan.search.disk import largest_networks
 from tune_gan.search.spec import SweepSpec
 
@@ -64,11 +64,11 @@ def room_for(spec: SweepSpec, workers: int, lanes: int = 1) -> Room:
     Raises:
         ConfigError: if not even one fits, with what was measured.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and _places(node["Resources"], spec)]
+    nodes = [node for node in ray.nodes() if node["Alive"] and places_on(node["Resources"], spec)]
     if may_grow(spec) or not any(_memory(node) for node in nodes):
         return Room(workers)
     config = largest(spec)
-    places = [_places(node["Resources"], spec) for node in nodes]
+    places = [places_on(node["Resources"], spec) for node in nodes]
     relays = _of_relays(spec, workers, lanes)
     if _fits_easily(config, spec, nodes, places, lanes, relays):
         return Room(workers)
@@ -121,14 +121,6 @@ def largest(spec: SweepSpec) -> GanConfig:
 
 def _memory(node: Mapping[str, Any]) -> int:
     return int(node["Resources"].get("memory", 0))
-
-
-def _places(resources: Mapping[str, float], spec: SweepSpec) -> int:
-    """Return how many trials the CPUs and GPUs of a node take."""
-    places = int(resources.get("CPU", 0) // spec.resources.cpus)
-    if spec.resources.gpus:
-        places = min(places, int(resources.get("GPU", 0) / spec.resources.gpus))
-    return places
 
 
 def _fits_easily(

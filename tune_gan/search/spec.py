@@ -436,7 +436,12 @@ def describe_work(spec: SweepSpec) -> str:
     text = f"{spec.num_trials} trials of {spec.gan.num_iterations:,} iterations: at most "
     text += f"{iterations:,} iterations, some {samples:,} real samples"
     if spec.scheduler.name == "asha":
-        text += f"; weak trials stop from report {spec.grace_period} of {spec.gan.num_reports} on"
+        grace_period, reports = spec.grace_period, spec.gan.num_reports
+        text += (
+            f"; weak trials stop from report {grace_period} of {reports} on"
+            if grace_period < reports
+            else f"; no trial stops early, with {reports} report{'s' * (reports > 1)}"
+        )
     return text
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,6 @@ from tune_gan.errors import ConfigError
 from tune_gan.search.spec import SweepSpec
 
 _log = logging.getLogger(__name__)
-
-
-def require_tracker(spec: SweepSpec) -> None:
-    """See that a sweep's tracker is installed.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    if spec.tracker != "none" and find_spec(spec.tracker) is None:
-        raise ConfigError(
-            f"tracker {spec.tracker} is not installed; pip install 'tune-gan[{spec.tracker}]', "
-            "or leave the tracker out"
-        )
 
 
 def trackers(spec: SweepSpec, folder: Path) -> list[tune.Callback]:

@@ -23,6 +23,7 @@ from tune_gan.metrics.score import NUM_GENERATED
 from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folder, read_sweep
+from tune_gan.search.checks import check_sweep
 from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
 from tune_gan.search.lane_trainable import relay_trial
@@ -37,17 +38,15 @@ from tune_gan.search.lanes import (
 from tune_gan.search.lock import LOCK_FILE, locked
 from tune_gan.search.memory import Room, room_for
 from tune_gan.search.progress import SweepProgress
-from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import make_scheduler
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
-from tune_gan.search.tracking import require_tracker, trackers
+from tune_gan.search.tracking import trackers
 from tune_gan.search.trainable import GRID_SIDE, train_trial
 from tune_gan.search.warm_start import (
     WARM_START_FILE,
-    load_warm_start,
     read_warm_start,
     require_instrument,
     save_warm_start,
@@ -104,17 +103,15 @@ def start_sweep(
             see the run folder, the constraints leave nothing of the space, or a run to learn from does
             not compare.
         DataError: if the data set cannot be loaded or is smaller than a batch.
+        TuneGanError: if Ray cannot be started, or not so many nodes come.
         RunFolderError: if the folder exists already or cannot be written.
         StorageError: if a file cannot be written, for example on a full disk; `resume_sweep` goes on.
     """
     console = console or Console(stderr=True)
     folder = (out or default_run_folder(spec)).absolute()
     spec = resolve(spec)
-    require_tracker(spec)
+    warm_trials = check_sweep(spec)
     require_answer(address)
-    if spec.search.algorithm != "grid" and spec.confirmation is None:
-        draw(spec, 1, [])
-    warm_trials = load_warm_start(spec)
     _make_folder(folder)
     with locked(folder):
         try:
@@ -161,7 +158,8 @@ def resume_sweep(
         min_nodes: Nodes of a cluster to wait for.
 
     Raises:
-        ConfigError: if a change is none that a resumed sweep can take.
+        ConfigError: if a change is none that a resumed sweep can take, or as for `start_sweep`.
+        TuneGanError: if Ray cannot be started, or not so many nodes come.
         RunFolderError: if the folder is no run folder, is in use, or is damaged beyond repair.
         DataError: if the data set cannot be loaded.
         StorageError: if a file cannot be written.

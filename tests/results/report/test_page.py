@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.integration.commands import PATIENCE_S
 from tests.results.test_confirmed import CLEAR, write_confirmation
 from tests.results.test_importance import write_study
 from tests.results.test_results import COLLAPSED, SWEEP, TRIALS, Trial, write_run
@@ -57,7 +58,9 @@ def browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         # As root a sandbox cannot be had; and what is drawn must need no WebGL.
         flags = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=flags)
+        browser = playwright.chromium.launch(
+            executable_path=_CHROMIUM, args=flags, timeout=1000 * PATIENCE_S
+        )
         yield browser
         browser.close()
 
@@ -68,6 +71,7 @@ class _Page:
     def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
         size = {"width": 1240, "height": 900}
         self.page = browser.new_page(viewport=size, color_scheme=scheme)
+        self.page.set_default_timeout(1000 * PATIENCE_S)
         self.problems: list[str] = []
         self.fetched: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text))
@@ -342,12 +346,12 @@ def test_it_is_written_again_while_the_sweep_runs(run: Path) -> None:
     command = [sys.executable, "-m", "tune_gan", "report", str(run), "--watch"]
     with locked(run):
         watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (run / "report.html").is_file() and time.monotonic() < deadline:
             time.sleep(0.2)
         assert 'http-equiv="refresh" content="15"' in (run / "report.html").read_text()
         append_line(run / "trial_00002" / "result.json", {"iteration": 400, "fid_proxy": 0.5})
-    output, _ = watching.communicate(timeout=60)
+    output, _ = watching.communicate(timeout=PATIENCE_S)
     assert watching.returncode == 0
     assert output.splitlines() == [str(run / "report.html"), str(run / "report.json")]
     page = (run / "report.html").read_text()
