@@ -39,6 +39,8 @@ RING = [
     *("--set", "batch_size=32", "--set", "space.batch_size={choice: [16, 32]}"),
     *("--set", "disc_steps=1", "--set", "space.disc_steps={choice: [1, 2]}"),
 ]
+# No trial ends because of what it learns.
+HEALTHY = ["--set", "health={min_coverage: 0, min_spread: 0, max_score_ratio: null}"]
 FAULTS = Path(__file__).parent / "faults"
 
 
@@ -246,7 +248,7 @@ def test_every_way_to_fail_is_named_and_spares_the_others(tmp_path: Path) -> Non
     }
     run = tmp_path / "run"
     limits = ["--set", "failures.report_timeout=30", "--set", "failures.max_failures=1"]
-    limits += ["--set", "health={min_coverage: 0, min_spread: 0, max_score_ratio: null}"]
+    limits += HEALTHY
     arguments: list[str | Path] = ["sweep", *RING, *limits, "--num-trials", "7", "--out", run]
     with start(
         *arguments,
@@ -377,16 +379,29 @@ def test_budgets_end_a_sweep_within_a_report(whole_run: Path, tmp_path: Path) ->
 
 
 def test_time_is_a_budget_too(tmp_path: Path) -> None:
+    """However slow a machine: how far trials come in it is not asked."""
     run = tmp_path / "run"
-    limits = ["--time-budget", "30s", "--set", "num_iterations=100000", "--set", "budget.trial_time=2"]
-    ended = tune_gan("sweep", *RING, *limits, "--num-trials", "50", "--out", run, cwd=tmp_path)
+    endless = ["--set", "num_iterations=100000", "--num-trials", "50", *HEALTHY]
+    ended = tune_gan("sweep", *RING, *endless, "--time-budget", "8s", "--out", run, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "since the budget is spent: its time of 30 s is over" in ended.stderr.splitlines()[-1]
+    assert "since the budget is spent: its time of 8 s is over" in ended.stderr.splitlines()[-1]
+    states = load_results(run)["state"]
+    assert 0 < len(states) < 50
+    assert set(states) == {"pending"}
+
+
+def test_a_trial_has_its_time_limit(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limits = ["--set", "num_iterations=100000", "--set", "budget.trial_time=1"]
+    ended = tune_gan("sweep", *RING, *limits, *HEALTHY, "--num-trials", "3", "--out", run, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
     table = load_results(run)
-    stopped = table[table["state"] == "stopped"]
-    assert len(stopped)
-    assert set(stopped["cause"]) == {"its time limit of 2 s is over"}
-    assert set(table["state"]) <= {"stopped", "pending", "collapsed"}
+    assert list(table["state"]) == ["stopped"] * 3
+    assert set(table["cause"]) == {"its time limit of 1 s is over"}
+    for number in range(3):
+        times = [report["time_s"] for report in reports(run, number)]
+        assert times[-1] >= 1
+        assert all(time < 1 for time in times[:-1])
 
 
 def test_a_damaged_checkpoint_is_reported_and_stepped_over(tmp_path: Path, whole_run: Path) -> None:

@@ -92,7 +92,7 @@ up)
   sleep 2
   start_node n1
   start_node n2
-  for _ in $(seq 60); do
+  for _ in $(seq 600); do
     [[ $(sinfo -h -N -o %T 2>/dev/null | sort | uniq -c | tr -s ' ') == " 2 idle" ]] && break
     sleep 1
   done

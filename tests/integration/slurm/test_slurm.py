@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.integration.commands import command, numbers, tune_gan
+from tests.integration.commands import PATIENCE_S, command, numbers, tune_gan
 from tune_gan import load_results
 from tune_gan.results.report.contents import timeline
 from tune_gan.results.reports import load_reports
@@ -44,7 +44,7 @@ _RING = [
 
 def _lab(*arguments: str) -> None:
     with (_STATE.parent / "tune-gan-slurm-lab.out").open("a") as log:
-        subprocess.run([str(_LAB), *arguments], check=True, stdout=log, stderr=log, timeout=120)
+        subprocess.run([str(_LAB), *arguments], check=True, stdout=log, stderr=log, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def _two_nodes() -> Iterator[None]:
 @pytest.fixture
 def folder(_two_nodes: None, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder that both nodes share; what this machine has for itself is refused."""
-    _wait(lambda: _slurm("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"], 60)
+    _wait(lambda: _slurm("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"])
     path = Path("/srv/tune-gan-test") / request.node.name
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
@@ -71,7 +71,7 @@ def folder(_two_nodes: None, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def _slurm(*arguments: str) -> str:
-    ran = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=30)
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     return ran.stdout
 
 
@@ -82,8 +82,8 @@ def _site(folder: Path, **changes: object) -> Path:
     return file
 
 
-def _wait(holds: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def _wait(holds: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, "it never came to this"
         time.sleep(0.5)
@@ -104,8 +104,8 @@ def _job(number: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in said.split() if "=" in part)
 
 
-def _ended(number: str, seconds: float) -> dict[str, str]:
-    _wait(lambda: _job(number)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
+def _ended(number: str) -> dict[str, str]:
+    _wait(lambda: _job(number)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
     return _job(number)
 
 
@@ -136,9 +136,9 @@ def _ray_processes(job: str) -> str:
 @pytest.mark.slow
 def test_a_sweep_keeps_both_nodes_busy_and_leaves_nothing(folder: Path) -> None:
     number = _submit(folder, *_RING, "--out", folder / "run")
-    _wait((folder / "run.slurm" / f"{number}.token").is_file, 60)
+    _wait((folder / "run.slurm" / f"{number}.token").is_file)
     assert (folder / "run.slurm" / f"{number}.token").stat().st_mode & 0o777 == 0o600
-    job = _ended(number, 240)
+    job = _ended(number)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), _log(folder, number)
     assert set(load_results(folder / "run")["state"]) == {"completed"}
     assert _is_whole(folder / "run")
@@ -167,17 +167,17 @@ def test_two_jobs_share_the_nodes_and_cancelling_one_ends_it_alone(folder: Path)
     first = _submit(folder, *_RING, "--out", folder / "run")
     other = _submit(folder, *_RING, "--out", folder / "other")
     runs = folder / "run", folder / "other"
-    _wait(lambda: all(len(_reports(run)) >= 2 for run in runs), 120)
+    _wait(lambda: all(len(_reports(run)) >= 2 for run in runs))
     _slurm("scancel", first)
-    assert _ended(first, 60)["JobState"] == "CANCELLED"
-    _wait(lambda: _ray_processes(first) == "", 40)
+    assert _ended(first)["JobState"] == "CANCELLED"
+    _wait(lambda: _ray_processes(first) == "")
     assert _ray_processes(other) != ""
     saved = _reports(folder / "run")
     assert _job(other)["JobState"] == "RUNNING"
-    assert _ended(other, 240)["JobState"] == "COMPLETED"
+    assert _ended(other)["JobState"] == "COMPLETED"
     assert _is_whole(folder / "other")
     again = _submit(folder, folder / "run")
-    assert _ended(again, 240)["JobState"] == "COMPLETED", _log(folder, again)
+    assert _ended(again)["JobState"] == "COMPLETED", _log(folder, again)
     assert _is_whole(folder / "run")
     for trial, lines in _reports(folder / "run").items():
         assert lines[: len(saved.get(trial, []))] == saved.get(trial, [])
@@ -188,9 +188,9 @@ def test_at_the_time_limit_the_next_job_goes_on_to_the_last_trial(folder: Path) 
     _site(folder, time="3m", save_time="90s")
     longer = ("--set", "num_iterations=1600", "--requeue-until-done")
     number = _submit(folder, *_RING, *longer, "--out", folder / "run")
-    _wait(lambda: int(_job(number)["Restarts"]) >= 1, 200)
+    _wait(lambda: int(_job(number)["Restarts"]) >= 1)
     assert "interrupted; what was trained is kept" in _log(folder, number)
-    deadline = time.monotonic() + 350
+    deadline = time.monotonic() + PATIENCE_S
     while (job := _job(number))["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"):
         assert time.monotonic() < deadline, _log(folder, number)
         if job["Reason"] == "BeginTime":
@@ -216,14 +216,14 @@ def test_trials_of_a_lost_node_go_on_elsewhere(folder: Path) -> None:
     def run_is_there() -> bool:
         return (folder / "run" / "trials.jsonl").is_file()
 
-    _wait(lambda: workers() == {"n1", "n2"}, 120)
+    _wait(lambda: workers() == {"n1", "n2"})
     last = load_reports(folder / "run").groupby("trial").tail(1)
     # Else nothing would be lost with the node.
     assert any(last["worker"].str.startswith("n2:") & (last["iteration"] < 400))
     saved = _reports(folder / "run")
     _lab("kill", "n2")
     try:
-        job = _ended(number, 280)
+        job = _ended(number)
         assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), _log(folder, number)
         assert set(load_results(folder / "run")["state"]) == {"completed"}
         assert _is_whole(folder / "run")
@@ -243,7 +243,7 @@ def test_a_folder_that_a_node_does_not_see_is_one_clear_line(folder: Path) -> No
     _slurm(*within, "mount", "-t", "tmpfs", "none", str(folder))
     try:
         number = _submit(folder, *_RING, "--out", folder / "run")
-        job = _ended(number, 60)
+        job = _ended(number)
     finally:
         _slurm(*within, "umount", str(folder))
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
@@ -258,11 +258,11 @@ def test_a_folder_that_a_node_does_not_see_is_one_clear_line(folder: Path) -> No
 def test_without_a_token_a_job_ends_in_one_clear_line(folder: Path) -> None:
     number = _submit(folder, *_RING, "--out", folder / "first")
     _slurm("scancel", number)
-    _ended(number, 60)
+    _ended(number)
     token = folder / "run.slurm" / f"{int(number) + 1}.token"
     token.mkdir(parents=True)
     assert _submit(folder, *_RING, "--out", folder / "run") == str(int(number) + 1)
-    job = _ended(str(int(number) + 1), 60)
+    job = _ended(str(int(number) + 1))
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
     own = [line for line in _log(folder, str(int(number) + 1)).splitlines() if "tune-gan: " in line]
     assert own == [f"tune-gan: n1: the token {token} cannot be written"]
