@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 from tune_gan import __version__, places
 from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.errors import ConfigError, StorageError, TuneGanError
+from tune_gan.files import require_place
 from tune_gan.settings import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -333,9 +334,11 @@ def sweep(
         from tune_gan.search.checks import check_sweep
         from tune_gan.search.disk import describe_disk
 
-        check_sweep(loaded)
+        warm_trials = check_sweep(loaded)
         print(loaded.to_yaml(), end="")
         print(f"# {describe_work(loaded)}")
+        if warm_trials:
+            print(f"# TPE learns from {len(warm_trials)} trials of other runs")
         print(f"# {describe_disk(loaded)}")
         return
     from tune_gan.search.tuner import default_run_folder, start_sweep
@@ -753,14 +756,17 @@ def sample(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
 ) -> None:
     """Draw samples of the best generator of a training, a trial or a sweep."""
+    if out is None and npz is None:
+        out = Path("samples.png")
+    for file in (out, npz):
+        if file is not None:
+            require_place(file)
     if (checkpoint / "sweep.yaml").is_file():
         from tune_gan.results.ranking import best_trial_folder
 
         checkpoint = best_trial_folder(checkpoint)
     from tune_gan.gan.sampling import save_samples
 
-    if out is None and npz is None:
-        out = Path("samples.png")
     for file in save_samples(checkpoint, num_samples, seed, picture_file=out, npz_file=npz):
         print(file)
 

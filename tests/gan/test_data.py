@@ -111,6 +111,18 @@ def test_missing_files_are_named_with_what_to_do(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
+def test_of_a_part_of_the_files_those_that_are_missing_are_named(tmp_path: Path) -> None:
+    write_idx_files(tmp_path / "fashion-mnist")
+    for missing in ("train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        (tmp_path / "fashion-mnist" / missing).unlink()
+    with pytest.raises(DataError) as caught:
+        load_dataset("fashion_mnist", tmp_path)
+    assert str(caught.value).startswith(
+        f"fashion_mnist is not under {tmp_path}: {tmp_path}/fashion-mnist lacks "
+        "train-labels-idx1-ubyte.gz and t10k-labels-idx1-ubyte.gz; put them there, "
+    )
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("keep", [0, 3, 0.5])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -219,6 +220,9 @@ def test_the_best_are_confirmed_with_fresh_seeds(tmp_path: Path) -> None:
     run = run_sweep(SweepSpec.parse(TINY), tmp_path / "run")
     result = tune_gan("confirm", run, "--top", "2", "--seeds", "2", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    go_on = f"should it be stopped, go on with: tune-gan confirm {run} --top 2 --seeds 2"
+    assert go_on in result.stderr.splitlines()
+    assert re.search(r"^\[1/[46]\] trial \d with seed [12] completed", result.stderr, re.MULTILINE)
     confirmed = json.loads(result.stdout)
     configurations = confirmed["configurations"]
     assert 0 in [row["trial"] for row in configurations]

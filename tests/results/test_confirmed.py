@@ -15,8 +15,9 @@ from tune_gan.files import append_line
 from tune_gan.results import confirmed
 from tune_gan.results.confirmed import Confirmed, load_confirmation, not_separable
 from tune_gan.results.floor import Floor, read_floor, write_floor
-from tune_gan.results.ranking import best_trial_folder, choose
-from tune_gan.results.show import best_yaml, print_confirmation
+from tune_gan.results.load import load_results
+from tune_gan.results.ranking import best_trial_folder, choose, rank
+from tune_gan.results.show import best_yaml, print_confirmation, print_next_steps
 
 # For each candidate, by its trial, and each seed: a score, or the state that it has without one.
 Outcomes = dict[int, list[float | str]]
@@ -192,6 +193,18 @@ def test_a_complete_confirmation_chooses_the_best(run: Path) -> None:
     )
     assert best_trial_folder(run) == run / "trial_00000"
     assert best_yaml(run).startswith(f"# trial 0 of 'run', chosen {choice.rule}\n")
+
+
+def test_after_a_confirmation_the_last_words_of_a_sweep_name_its_winner(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_next_steps(run, rank(load_results(run)))
+    assert "the best below" not in capsys.readouterr().out
+    print_next_steps(write_confirmation(run, CLEAR), rank(load_results(run)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("trial 2 scores ")
+    assert lines[2].startswith("the best below is trial 0, by the mean of 5 seeds, ")
+    assert lines[3] == f"train with it:       tune-gan train --config {run}/best.yaml"
 
 
 @pytest.mark.parametrize(

@@ -441,6 +441,14 @@ def test_a_confirmation_trains_each_candidate_with_each_seed() -> None:
         {"seed": 8},
     ]
     assert spec.num_trials == 4
+    assert spec.confirmation is not None
+    of = [spec.confirmation.name_of(number) for number in range(4)]
+    assert of == [
+        "trial 4 with seed 7",
+        "trial 0 with seed 7",
+        "trial 4 with seed 8",
+        "trial 0 with seed 8",
+    ]
 
 
 def test_load_from_a_file_with_changes(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _IDX_BYTES = 8
 _LARGEST_IDX = 1_000_000_000
 _IDX_FOLDERS = {
     "mnist": ("mnist", "MNIST/raw", "."),
-    "fashion_mnist": ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "."),
+    "fashion_mnist": ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "."),
 }
 
 
@@ -216,9 +216,8 @@ def _folder(root: Path, image_size: int, labelled: bool) -> Dataset:
 def _idx_dataset(name: str, root: Path) -> Dataset:
     folder = _idx_folder(name, root)
     if folder is None:
-        expected = root / _IDX_FOLDERS[name][0] / f"{_IDX_FILES[0]}.gz"
         raise DataError(
-            f"{name} is not under {root}: expected {expected} and its three companions; "
+            f"{name} is not under {root}: {_what_is_missing(name, root)}; "
             "put them there, name their folder with --data-root, or fetch them with --download"
         )
     tensors = [_read_idx(folder, file_name) for file_name in _IDX_FILES]
@@ -241,6 +240,14 @@ def _idx_folder(name: str, root: Path) -> Path | None:
         if all(_idx_file(folder, file_name) for file_name in _IDX_FILES):
             return folder
     return None
+
+
+def _what_is_missing(name: str, root: Path) -> str:
+    for folder in (root / part for part in _IDX_FOLDERS[name]):
+        missing = [f"{file_name}.gz" for file_name in _IDX_FILES if not _idx_file(folder, file_name)]
+        if len(missing) < len(_IDX_FILES):
+            return f"{folder} lacks {' and '.join(missing)}"
+    return f"expected {root / _IDX_FOLDERS[name][0] / _IDX_FILES[0]}.gz and its three companions"
 
 
 def _idx_file(folder: Path, file_name: str) -> Path | None:

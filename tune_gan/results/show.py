@@ -302,6 +302,9 @@ def print_next_steps(folder: Path, ranked: pd.DataFrame) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     config = shlex.quote(str(folder / "best.yaml"))
     console.print(f"\n{gain_line(ranked)}")
+    choice = choose(folder)
+    if choice.is_confirmed:
+        console.print(f"the best below is trial {choice.trial}, {choice.rule}")
     if (folder / "best_samples.png").exists():
         console.print(f"samples of the best: {folder / 'best_samples.png'}")
     console.print(f"train with it:       tune-gan train --config {config}")

@@ -100,7 +100,7 @@ class SweepProgress(tune.Callback):
             end = "ended without a report"
         elif state == "running" and not getattr(trial, "stopped_by_scheduler", False):
             self._running.pop(trial_number(trial), None)
-            line = f"trial {trial_number(trial)} set aside {where}"
+            line = f"{self._name(trial_number(trial))} set aside {where}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
             return
         else:
@@ -112,7 +112,8 @@ class SweepProgress(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a trial starts again."""
         cause = getattr(trial, "cause", "")
-        line = f"trial {trial_number(trial)} starts again from its last checkpoint: {cause}"
+        name = self._name(trial_number(trial))
+        line = f"{name} starts again from its last checkpoint: {cause}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -133,14 +134,18 @@ class SweepProgress(tune.Callback):
         left = self._describe_left()
         counts = f"{self._num_finished}/{self._num_trials}"
         note = ", ".join(part for part in (self._describe_best(), left) if part)
-        line = f"[{counts}] trial {number} {end} ({note})"
+        line = f"[{counts}] {self._name(number)} {end} ({note})"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _describe_best(self) -> str:
         if not self._scores:
             return "no score yet"
         best = min(self._scores, key=lambda number: self._scores[number])
-        return f"best {describe_score(self._scores[best])} by trial {best}"
+        return f"best {describe_score(self._scores[best])} by {self._name(best)}"
+
+    def _name(self, number: str) -> str:
+        how = self._spec.confirmation
+        return f"trial {number}" if how is None else how.name_of(int(number))
 
     def _describe_left(self) -> str:
         seconds = self._seconds_left()

@@ -141,6 +141,11 @@ class Confirmation(Settings):
     num_samples: int = Field(10_000, ge=100, description="Samples of each score.")
     num_latent_seeds: int = Field(3, ge=1, description="Sets of latents to score each with.")
 
+    def name_of(self, number: int) -> str:
+        """Name one of its own trials by what it is a training of."""
+        seed, candidate = divmod(number, len(self.candidates))
+        return f"trial {list(self.candidates)[candidate]} with seed {self.seeds[seed]}"
+
 
 class Resources(Settings):
     """What each trial takes."""

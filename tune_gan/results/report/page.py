@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.files import write_whole
+from tune_gan.files import require_place, write_whole
 from tune_gan.grids import training_gif
 from tune_gan.results.curves import COLUMN_NOTES
 from tune_gan.results.report.contents import report_contents
@@ -54,11 +54,13 @@ def write_report(run: Path, page: Path | None = None, refresh_s: int | None = No
         refresh_s: Seconds after which a browser reads the page again; never by default.
 
     Raises:
-        ConfigError: if the page's name does not end in ``.html``.
+        ConfigError: if the page's name does not end in ``.html``, or its folder takes no file.
         RunFolderError: if the folder is no run folder.
         IncomparableError: if trials were scored with different instruments.
         StorageError: if a file cannot be written.
     """
+    if page is not None:
+        require_place(page)
     page = page or run / REPORT_FILE
     if (page.parent / "sweep.yaml").exists() and page.name != REPORT_FILE:
         raise ConfigError(f"{page}: in a run folder a report is {REPORT_FILE}; give another folder")
