@@ -167,8 +167,7 @@ def test_a_trial_that_is_ahead_and_has_not_ended_is_named(tmp_path: Path) -> Non
     states = [("running", [1.5], ""), ("stopped", [20.0], ""), ("pending", [2.0], "")]
     interrupted = write_run(tmp_path / "run", states)
     assert gain_line(rank(load_results(interrupted))) == (
-        "the default configuration (trial 0) has not ended; trial 0, which has not ended, is ahead "
-        "with 1.5"
+        "the default configuration (trial 0) has not ended, and is ahead with 1.5"
     )
 
 

@@ -169,6 +169,8 @@ def gain_line(ranked: pd.DataFrame) -> str:
     if ahead.empty:
         return _gain_so_far(ranked, best)
     first = ahead.sort_values(by).iloc[0]
+    if first["trial"] == 0:
+        return f"the default configuration (trial 0) has not ended, and is ahead with {first[by]:.4g}"
     return (
         f"{_gain_so_far(ranked, best)}; trial {first['trial']}, which has not ended, is ahead with "
         f"{first[by]:.4g}"
