@@ -241,6 +241,30 @@ def test_runs_that_come_and_go_in_tensors_of_changing_size_are_those_alone() -> 
         assert reports[-1].metrics["gen_loss"] == pytest.approx(alone[-1].metrics["gen_loss"], rel=1e-5)
 
 
+def test_a_run_that_joins_later_trains_its_generator_together_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which takes as long for all as for one."""
+    steps = 0
+    train_generators = LanePool._train_generators
+
+    def count(pool: LanePool, *given: torch.Tensor) -> None:
+        nonlocal steps
+        steps += 1
+        train_generators(pool, *given)
+
+    monkeypatch.setattr(LanePool, "_train_generators", count)
+    config = GanConfig.parse({**RING, "disc_steps": 5, "report_every": 200})
+    pool = LanePool(config, 2)
+    first = pool.join(config)
+    pool.advance()
+    pool.join(config.model_copy(update={"seed": 1}))
+    while not (due := pool.advance()):
+        pass
+    assert due == [first]
+    assert steps == 200
+
+
 def test_shapes() -> None:
     config = GanConfig.parse(RING)
     same = {"gen_lr": 0.1, "dropout": 0.0, "disc_steps": 5, "seed": 3, "activation_alpha": 0.5}

@@ -269,7 +269,11 @@ class LanePool:
 
     def _next_block(self) -> _Block:
         """Draw for as many ticks as no lane has to report before, each lane from its own sources."""
-        ticks = min(_LONGEST_BLOCK, *map(_ticks_left, self.lanes))
+        # A generator's step takes as long for one lane as for all. Blocks end where iterations end, so
+        # that a run that joins then keeps step with the others.
+        period = math.lcm(*(lane.training.config.disc_steps for lane in self.lanes))
+        longest = _LONGEST_BLOCK - _LONGEST_BLOCK % period or _LONGEST_BLOCK
+        ticks = min(longest, *map(_ticks_left, self.lanes))
         config, num_lanes = self._config, len(self._lanes)
         shape = (ticks, num_lanes, config.batch_size)
         block = _Block(
