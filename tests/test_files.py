@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.limits import largest_file
-from tune_gan.errors import StorageError
-from tune_gan.files import append_line, read_lines, write_whole
+from tune_gan.errors import ConfigError, StorageError
+from tune_gan.files import append_line, read_lines, require_writable, write_whole
 
 _JSON = st.recursive(
     st.none()
@@ -140,3 +141,26 @@ def test_what_was_appended_is_read_back(
     assert read_lines(path) == (lines, 0)
     written = path.read_text() if lines else ""
     assert [json.loads(line) for line in written.split("\n")[:-1]] == lines
+
+
+def test_what_may_be_written_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "there.png").touch()
+    (tmp_path / "link.png").symlink_to(tmp_path / "there.png")
+    for file in (tmp_path / "there.png", tmp_path / "link.png", tmp_path / "new.png"):
+        require_writable(file)
+    require_writable(Path("new.png"))
+    require_writable(Path(os.devnull))
+    assert not (tmp_path / "new.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere/new.png", "there is no folder"),
+        ("", "it is a folder; name a file in it"),
+        ("x" * 300, r"\(File name too long\)"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot be written.*{why}"):
+        require_writable(tmp_path / name)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 from tune_gan import __version__, places
 from tune_gan.config import OTHER_NAMES, GanConfig
 from tune_gan.errors import ConfigError, StorageError, TuneGanError
-from tune_gan.files import require_place
+from tune_gan.files import require_writable
 from tune_gan.settings import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def main() -> None:
         # Typer catches an interrupt that comes before a command is at work.
         if exit_code == _INTERRUPTED:
             raise KeyboardInterrupt
-        sys.exit(exit_code)
+        _leave(exit_code)
     except TyperException as error:
         # Without a command the help has been printed and there is nothing to add.
         if message := error.format_message():
@@ -165,10 +165,15 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _fail(message: str, exit_code: int) -> NoReturn:
     print(f"tune-gan: {message}", file=sys.stderr)
-    # All is said, and Python's own end is not to be broken into.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave(exit_code)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """Exit; all is said, and Python's own end is not to be broken into."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(ending, signal.SIG_IGN)
     sys.exit(exit_code)
 
 
@@ -760,7 +765,7 @@ def sample(
         out = Path("samples.png")
     for file in (out, npz):
         if file is not None:
-            require_place(file)
+            require_writable(file)
     if (checkpoint / "sweep.yaml").is_file():
         from tune_gan.results.ranking import best_trial_folder
 

@@ -12,19 +12,22 @@ import orjson
 from tune_gan.errors import ConfigError, StorageError
 
 
-def require_place(file: Path) -> None:
+def require_writable(file: Path) -> None:
     """See that a file may be written, before the work begins that it is to hold.
 
     Raises:
-        ConfigError: if its folder is not there or takes no file, or a folder has its name.
+        ConfigError: if it may not, its folder is not there or takes no file, or a folder has its name.
     """
     folder = file.parent
-    if not folder.is_dir():
-        raise ConfigError(f"{file} cannot be written: there is no folder {folder}; make it first")
-    if file.is_dir():
-        raise ConfigError(f"{file} cannot be written: it is a folder; name a file in it")
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{file} cannot be written: {folder} takes no file; name another folder")
+    try:
+        if not folder.is_dir():
+            raise ConfigError(f"{file} cannot be written: there is no folder {folder}; make it first")
+        if file.is_dir():
+            raise ConfigError(f"{file} cannot be written: it is a folder; name a file in it")
+        if not os.access(file if file.exists() else folder, os.W_OK):
+            raise ConfigError(f"{file} cannot be written: it is read-only; name another file")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror})") from None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -241,8 +241,9 @@ def test_runs_that_come_and_go_in_tensors_of_changing_size_are_those_alone() -> 
         assert reports[-1].metrics["gen_loss"] == pytest.approx(alone[-1].metrics["gen_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("disc_steps", [5, 70])
 def test_a_run_that_joins_later_trains_its_generator_together_with_the_others(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, disc_steps: int
 ) -> None:
     """Which takes as long for all as for one."""
     steps = 0
@@ -254,7 +255,7 @@ def test_a_run_that_joins_later_trains_its_generator_together_with_the_others(
         train_generators(pool, *given)
 
     monkeypatch.setattr(LanePool, "_train_generators", count)
-    config = GanConfig.parse({**RING, "disc_steps": 5, "report_every": 200})
+    config = GanConfig.parse({**RING, "disc_steps": disc_steps, "report_every": 40})
     pool = LanePool(config, 2)
     first = pool.join(config)
     pool.advance()
@@ -262,7 +263,7 @@ def test_a_run_that_joins_later_trains_its_generator_together_with_the_others(
     while not (due := pool.advance()):
         pass
     assert due == [first]
-    assert steps == 200
+    assert steps == 40
 
 
 def test_shapes() -> None:

@@ -89,18 +89,6 @@ class _Cluster:
             node.terminate()
         for node in self._nodes:
             node.wait(PATIENCE_S)
-        # What the nodes began ends after them, and writes to its folder until then.
-        wait(lambda: not _processes_with(str(self.folder)))
-
-
-def _processes_with(words: str) -> list[str]:
-    """Return the processes that have these words in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if words.encode() in (folder / "environ").read_bytes():
-                found.append(folder.name)
-    return found
 
 
 def wait(until: Callable[[], bool]) -> None:
@@ -121,7 +109,13 @@ def cluster() -> Iterator[_Cluster]:
         yield nodes
     finally:
         nodes.stop()
-        shutil.rmtree(folder)
+        # What the nodes began ends after them, and writes to its folder until then.
+        wait(lambda: _is_removed(folder))
+
+
+def _is_removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 @pytest.fixture

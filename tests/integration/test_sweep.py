@@ -222,7 +222,7 @@ def test_the_best_are_confirmed_with_fresh_seeds(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     go_on = f"should it be stopped, go on with: tune-gan confirm {run} --top 2 --seeds 2"
     assert go_on in result.stderr.splitlines()
-    assert re.search(r"^\[1/[46]\] trial \d with seed [12] completed", result.stderr, re.MULTILINE)
+    assert re.search(r"^\[1/[46]\] trial \d with seed [12] ", result.stderr, re.MULTILINE)
     confirmed = json.loads(result.stdout)
     configurations = confirmed["configurations"]
     assert 0 in [row["trial"] for row in configurations]

@@ -17,7 +17,12 @@ from tune_gan.results.confirmed import Confirmed, load_confirmation, not_separab
 from tune_gan.results.floor import Floor, read_floor, write_floor
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import best_trial_folder, choose, rank
-from tune_gan.results.show import best_yaml, print_confirmation, print_next_steps
+from tune_gan.results.show import (
+    best_yaml,
+    print_confirmation,
+    print_next_steps,
+    print_status,
+)
 
 # For each candidate, by its trial, and each seed: a score, or the state that it has without one.
 Outcomes = dict[int, list[float | str]]
@@ -39,7 +44,7 @@ def write_confirmation(
     folder.mkdir(parents=True)
     seeds = list(range(1, 1 + len(next(iter(outcomes.values())))))
     candidates = json.dumps({str(number): {"gen_lr": 0.001} for number in outcomes})
-    how = f"{{candidates: {candidates}, seeds: {seeds}, num_ended: {num_ended}}}"
+    how = f"{{candidates: {candidates}, seeds: {seeds}, top: 2, num_ended: {num_ended}}}"
     (folder / "sweep.yaml").write_text(f"{SWEEP}confirmation: {how}\n")
     by_seed = zip(*outcomes.values(), strict=True)
     for number, outcome in enumerate(chain.from_iterable(by_seed)):
@@ -205,6 +210,15 @@ def test_after_a_confirmation_the_last_words_of_a_sweep_name_its_winner(
     assert lines[1].startswith("trial 2 scores ")
     assert lines[2].startswith("the best below is trial 0, by the mean of 5 seeds, ")
     assert lines[3] == f"train with it:       tune-gan train --config {run}/best.yaml"
+
+
+def test_the_status_of_a_confirmation_names_the_command_that_goes_on(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_confirmation(run, {2: [5.0, 6.0], 0: [1.0, "not begun"]})
+    print_status(run / "confirm", None, None, as_json=False)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"at work: nobody; tune-gan confirm {run} --top 2 --seeds 2 goes on"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Draw samples from a trained generator's checkpoint."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, ConfigError
-from tune_gan.files import write_whole
 from tune_gan.gan.checkpoint import FILE_NAME, load_best_generator
 from tune_gan.gan.data import load_dataset
 from tune_gan.gan.models import build_generator
@@ -19,7 +17,7 @@ from tune_gan.gan.seeds import derive_seed
 from tune_gan.metrics.score import score_latents
 
 _NUM_SAMPLES = 64
-_PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def load_generator(checkpoint: Path) -> tuple[GanConfig, nn.Module]:
@@ -105,20 +103,17 @@ def save_samples(
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged.
         ConfigError: if the picture's ending names no format.
-        StorageError: if a file cannot be written.
+        OSError: if a file cannot be written.
     """
-    if picture_file is not None and picture_file.suffix.lower() not in _PICTURE_FORMATS:
-        raise ConfigError(f"{picture_file}: a picture's name ends in {', '.join(_PICTURE_FORMATS)}")
+    if picture_file is not None and picture_file.suffix.lower() not in _PICTURE_ENDINGS:
+        raise ConfigError(f"{picture_file}: a picture's name ends in {', '.join(_PICTURE_ENDINGS)}")
     samples = sample(checkpoint, num_samples, seed)
     if picture_file is not None:
-        drawn = io.BytesIO()
-        picture(samples).save(drawn, _PICTURE_FORMATS[picture_file.suffix.lower()])
-        write_whole(picture_file, drawn.getvalue())
+        picture(samples).save(picture_file)
     if npz_file is not None:
         last_channel = samples if samples.dim() == 2 else samples.permute(0, 2, 3, 1)
-        packed = io.BytesIO()
-        np.savez_compressed(packed, last_channel.numpy())
-        write_whole(npz_file, packed.getvalue())
+        with npz_file.open("wb") as file:
+            np.savez_compressed(file, last_channel.numpy())
     return [file for file in (picture_file, npz_file) if file is not None]
 
 

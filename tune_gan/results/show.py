@@ -36,6 +36,7 @@ from tune_gan.results.trials import (
     ABOVE_ALL,
     SECOND_OBJECTIVES,
     TrialState,
+    read_sweep,
     read_trials,
     trial_config,
 )
@@ -154,10 +155,18 @@ def print_status(run: Path, at_work: str | None, held_since: float | None, as_js
         return
     standing = read_standing(run, held_since)
     Console(highlight=False).print(standing_table(standing, "sweep"))
-    go_on = "" if standing.num_ended == standing.num_trials else "; "
-    go_on += f"tune-gan resume {shlex.quote(str(run))} goes on" if go_on else ""
+    go_on = "" if standing.num_ended == standing.num_trials else f"; {_go_on(run)} goes on"
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print(f"at work: {at_work or 'nobody' + go_on}")
+
+
+def _go_on(run: Path) -> str:
+    """Return the command that goes on with a sweep or a confirmation."""
+    match read_sweep(run).get("confirmation"):
+        case {"top": int(top), "seeds": list(seeds)}:
+            confirmed = shlex.quote(str(run.absolute().parent))
+            return f"tune-gan confirm {confirmed} --top {top} --seeds {len(seeds)}"
+    return f"tune-gan resume {shlex.quote(str(run))}"
 
 
 def gain_line(ranked: pd.DataFrame) -> str:

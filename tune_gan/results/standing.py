@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,18 @@ def _budget_left(spec: Mapping[str, Any], last: pd.DataFrame, speed: float, elap
     return left
 
 
-def standing_table(standing: Standing, name: str) -> Group:
-    """Return how a sweep stands, as rich shows it: a few lines, and a bar for each trial at work."""
+def _trial(number: int) -> str:
+    return f"trial {number}"
+
+
+def standing_table(standing: Standing, name: str, name_of: Callable[[int], str] = _trial) -> Group:
+    """Return how a sweep stands, as rich shows it: a few lines, and a bar for each trial at work.
+
+    Args:
+        standing: How it stands.
+        name: Of the sweep.
+        name_of: What a trial is called, by its number.
+    """
     lines = Table.grid(padding=(0, 1))
     lines.add_column(style="bold", no_wrap=True)
     lines.add_column(overflow="fold")
@@ -171,7 +181,7 @@ def standing_table(standing: Standing, name: str) -> Group:
     lines.add_row(name, f"{standing.num_ended} of {standing.num_trials} trials have ended{left}")
     states = ", ".join(f"{n} {state}" for state, n in standing.states.items()) or "none has begun"
     lines.add_row("states", states)
-    lines.add_row("best", _describe_best(standing))
+    lines.add_row("best", _describe_best(standing, name_of))
     speed = standing.iterations_per_s
     if speed is not None:
         of = "" if standing.num_workers is None else f" of {standing.num_workers}"
@@ -181,18 +191,19 @@ def standing_table(standing: Standing, name: str) -> Group:
     for one in standing.running[:_MOST_RUNNING]:
         score = "no report yet" if one.score is None else f"fid_proxy {describe_score(one.score)}"
         bar = ProgressBar(total=1.0, completed=one.share, width=24, complete_style="cyan")
-        bars.add_row(Text(f"trial {one.trial}"), bar, Text(f"{one.share:4.0%}"), Text(score))
+        bars.add_row(Text(name_of(one.trial)), bar, Text(f"{one.share:4.0%}"), Text(score))
     more = len(standing.running) - _MOST_RUNNING
     if more > 0:
         bars.add_row(Text(f"and {more} more"))
     return Group(lines, bars)
 
 
-def _describe_best(standing: Standing) -> str:
+def _describe_best(standing: Standing, name_of: Callable[[int], str]) -> str:
     if standing.best_trial is None or standing.best_score is None:
         return "no score yet"
     age = standing.best_age_s
     when = "" if age is None else f", {describe_duration(age)} ago"
     config = ", ".join(f"{name} {cell(value)}" for name, value in standing.best_config.items())
     score = describe_score(standing.best_score)
-    return f"fid_proxy {score} by trial {standing.best_trial}{when}" + (f": {config}" if config else "")
+    best = f"fid_proxy {score} by {name_of(standing.best_trial)}{when}"
+    return best + (f": {config}" if config else "")

@@ -143,7 +143,7 @@ class SweepProgress(tune.Callback):
         best = min(self._scores, key=lambda number: self._scores[number])
         return f"best {describe_score(self._scores[best])} by {self._name(best)}"
 
-    def _name(self, number: str) -> str:
+    def _name(self, number: str | int) -> str:
         how = self._spec.confirmation
         return f"trial {number}" if how is None else how.name_of(int(number))
 
@@ -163,7 +163,7 @@ class SweepProgress(tune.Callback):
         return min(elapsed / done * left, self._budget_left())
 
     def _render(self) -> RenderableType:
-        return standing_table(self.standing(), f"sweep {self._spec.name}")
+        return standing_table(self.standing(), f"sweep {self._spec.name}", self._name)
 
     def standing(self) -> Standing:
         """Return how the sweep stands."""

@@ -309,13 +309,13 @@ def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> Swe
     if room.note:
         console.print(room.note, markup=False, highlight=False, soft_wrap=True)
     quoted = shlex.quote(str(folder))
-    watch, go_on = f"tune-gan status {quoted}", f"tune-gan resume {quoted}"
     if how := spec.confirmation:
         run, chosen = shlex.quote(str(folder.parent)), f"--top {how.top} --seeds {len(how.seeds)}"
-        go_on = f"tune-gan confirm {run} {chosen}"
+        lines = [f"should it be stopped, go on with: tune-gan confirm {run} {chosen}"]
     else:
-        watch += f", or tune-gan report {quoted} --watch"
-    for line in (f"watch it with: {watch}", f"should it be stopped, go on with: {go_on}"):
+        lines = [f"watch it with: tune-gan status {quoted}, or tune-gan report {quoted} --watch"]
+        lines += [f"should it be stopped, go on with: tune-gan resume {quoted}"]
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not (folder / FLOOR_FILE).exists():
         count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED

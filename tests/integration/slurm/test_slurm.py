@@ -115,8 +115,9 @@ def _log(folder: Path, number: str) -> str:
 
 def _reports(run: Path) -> dict[int, list[str]]:
     return {
-        int(file.parent.name.removeprefix("trial_")): file.read_text().splitlines()
+        int(file.parent.name.removeprefix("trial_")): lines
         for file in run.glob("trial_*/result.json")
+        if (lines := file.read_text().splitlines())
     }
 
 

@@ -269,11 +269,7 @@ class LanePool:
 
     def _next_block(self) -> _Block:
         """Draw for as many ticks as no lane has to report before, each lane from its own sources."""
-        # A generator's step takes as long for one lane as for all. Blocks end where iterations end, so
-        # that a run that joins then keeps step with the others.
-        period = math.lcm(*(lane.training.config.disc_steps for lane in self.lanes))
-        longest = _LONGEST_BLOCK - _LONGEST_BLOCK % period or _LONGEST_BLOCK
-        ticks = min(longest, *map(_ticks_left, self.lanes))
+        ticks = min(self._longest_block(), *map(_ticks_left, self.lanes))
         config, num_lanes = self._config, len(self._lanes)
         shape = (ticks, num_lanes, config.batch_size)
         block = _Block(
@@ -287,6 +283,18 @@ class LanePool:
             _draw(block, lane)
         block.indices = block.indices.to(self._device)
         return block
+
+    def _longest_block(self) -> int:
+        """Return a length with which blocks end where iterations of all lanes end, if there is one.
+
+        A run that joins then trains its generator in the same ticks as the others, which takes as long
+        for one lane as for all. A block that a report ends may leave lanes of other steps out of step.
+        """
+        steps = {lane.training.config.disc_steps for lane in self.lanes}
+        period = math.lcm(*steps)
+        if period <= _LONGEST_BLOCK:
+            return _LONGEST_BLOCK - _LONGEST_BLOCK % period
+        return period if len(steps) == 1 else _LONGEST_BLOCK
 
     def _tick(self, block: _Block, tick: int) -> None:
         """Train the discriminators, then the generators whose turn it is."""

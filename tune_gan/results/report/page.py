@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from tune_gan.errors import ConfigError, RunFolderError
-from tune_gan.files import require_place, write_whole
+from tune_gan.files import require_writable, write_whole
 from tune_gan.grids import training_gif
 from tune_gan.results.curves import COLUMN_NOTES
 from tune_gan.results.report.contents import report_contents
@@ -59,16 +59,16 @@ def write_report(run: Path, page: Path | None = None, refresh_s: int | None = No
         IncomparableError: if trials were scored with different instruments.
         StorageError: if a file cannot be written.
     """
-    if page is not None:
-        require_place(page)
-    page = page or run / REPORT_FILE
+    is_given, page = page is not None, page or run / REPORT_FILE
     if (page.parent / "sweep.yaml").exists() and page.name != REPORT_FILE:
         raise ConfigError(f"{page}: in a run folder a report is {REPORT_FILE}; give another folder")
     if page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{page}: a report's name ends in .html")
+    numbers = page.with_suffix(".json")
+    for file in (page, numbers) if is_given else ():
+        require_writable(file)
     contents = report_contents(run)
     space = _space(run, contents)
-    numbers = page.with_suffix(".json")
     write_whole(page, render(run, contents, space, refresh_s, numbers.name))
     write_whole(numbers, json.dumps(contents, indent=1, allow_nan=False))
     states = {row["state"]: row["trials"] for row in contents["states"]}
