@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,16 @@ def test_points_are_numbers_of_two_columns(tiny_ring: GanConfig, tmp_path: Path)
     array = np.load(tmp_path / "points.npz")["arr_0"]
     assert array.shape == (5, 2)
     assert array.dtype == np.float32
+
+
+def test_numbers_go_where_a_link_leads_and_into_a_device(run: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.npz"
+    link.symlink_to(tmp_path / "there.npz")
+    save_samples(run, 9, 0, npz_file=link)
+    assert np.load(tmp_path / "there.npz")["arr_0"].shape == (9, 8, 8, 1)
+    # Which says of every place in it that it is the first.
+    save_samples(run, 9, 0, npz_file=Path(os.devnull))
+    assert Path(os.devnull).is_char_device()
 
 
 def test_where_no_checkpoint_is(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Draw samples from a trained generator's checkpoint."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,10 @@ def save_samples(
         picture(samples).save(picture_file)
     if npz_file is not None:
         last_channel = samples if samples.dim() == 2 else samples.permute(0, 2, 3, 1)
-        with npz_file.open("wb") as file:
-            np.savez_compressed(file, last_channel.numpy())
+        # Not into the file itself: an archive asks where it is in it, which a device cannot tell.
+        packed = io.BytesIO()
+        np.savez_compressed(packed, last_channel.numpy())
+        npz_file.write_bytes(packed.getvalue())
     return [file for file in (picture_file, npz_file) if file is not None]
 
 
