@@ -217,10 +217,10 @@ class GanConfig(Settings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="Device to train on; auto takes a GPU where there is one."
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "fp32",
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto",
         description="Arithmetic of the networks, their weights stay fp32: bf16 by autocast; tf32 of "
-        "GPUs, elsewhere fp32.",
+        "GPUs, elsewhere fp32. On a GPU auto is tf32 for mlp and bf16 for convolutions; on a CPU fp32.",
     )
     num_threads: int = Field(
         1,

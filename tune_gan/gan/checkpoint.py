@@ -4,7 +4,8 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy, deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,8 +140,7 @@ class TrainingState:
         """
         scored = Scored(self.iteration, scores["fid_proxy"], bool(scores["degenerate"]))
         if not self.history or scored.place < self.best.place:
-            weights = self.scored_generator.state_dict()
-            self.best_generator = {name: t.detach().cpu().clone() for name, t in weights.items()}
+            self.best_generator = _on_host(self.scored_generator.state_dict(), copies=True)
         self.history.append(scored)
         self.cause = cause
         self.train_time_s += train_time_s
@@ -151,6 +151,10 @@ class TrainingState:
         Raises:
             StorageError: if it cannot be written; what was there before is still whole.
         """
+        self.snapshot().write(folder)
+
+    def snapshot(self) -> "Snapshot":
+        """Return what a checkpoint holds; a CPU's shares its memory with the run, a GPU's is a copy."""
         progress = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -164,15 +168,35 @@ class TrainingState:
             "cause": self.cause,
             "instrument": self.instrument,
         }
-        text, tensors = json.dumps(progress), self._tensors()
-        metadata = {"progress": text, "checksum": _checksum(text, tensors)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Not by `save_file`, whose file nobody but its owner may read.
-            content = serialize(tensors, metadata=metadata)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"{folder / FILE_NAME} cannot be written ({error})") from None
-        write_whole(folder / FILE_NAME, content)
+        return Snapshot(json.dumps(progress), self._tensors())
+
+    def copied(self) -> "TrainingState":
+        """Return a state that stays as this one is now."""
+        networks = (self.generator, self.discriminator, self.average)
+        own = (*networks, self.gen_optimizer, self.disc_optimizer)
+        # Together, so that the optimizers are those of the copied parameters.
+        generator, discriminator, average, gen_optimizer, disc_optimizer = deepcopy(own)
+        for before, after in ((self.generator, generator), (self.discriminator, discriminator)):
+            for old, new in zip(before.parameters(), after.parameters(), strict=True):
+                new.grad = None if old.grad is None else old.grad.clone()
+        return replace(
+            self,
+            generator=generator,
+            discriminator=discriminator,
+            average=average,
+            gen_optimizer=gen_optimizer,
+            disc_optimizer=disc_optimizer,
+            batches=copy(self.batches),
+            latent_source=_clone(self.latent_source),
+            dropout_source=_clone(self.dropout_source),
+            history=list(self.history),
+        )
+
+    def adopt(self, scored: "TrainingState") -> None:
+        """Take over what the score of a copy has come to."""
+        self.history, self.cause = scored.history, scored.cause
+        self.best_generator = scored.best_generator
+        self.time_s, self.train_time_s = scored.time_s, scored.train_time_s
 
     def load(self, folder: Path) -> None:
         """Take over the state that `save` wrote into `folder`.
@@ -218,7 +242,7 @@ class TrainingState:
         }
         if self.average is not None:
             tensors |= _prefixed("average", self.average.state_dict())
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return _on_host(tensors)
 
     def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
         own = self.config.model_dump(mode="json")
@@ -231,6 +255,52 @@ class TrainingState:
         ]
         if differing:
             raise CheckpointError(f"{folder} is of another configuration: {', '.join(differing)}")
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint holds, on the host.
+
+    Attributes:
+        progress: How far the run has come, as JSON.
+        tensors: The weights and the states of optimizers and random numbers, by name.
+    """
+
+    progress: str
+    tensors: dict[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write a checkpoint, as `TrainingState.save` says."""
+        metadata = {"progress": self.progress, "checksum": _checksum(self.progress, self.tensors)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not by `save_file`, whose file nobody but its owner may read.
+            content = serialize(self.tensors, metadata=metadata)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{folder / FILE_NAME} cannot be written ({error})") from None
+        write_whole(folder / FILE_NAME, content)
+
+
+def _on_host(tensors: Mapping[str, Tensor], *, copies: bool = False) -> dict[str, Tensor]:
+    """Return tensors on the CPU, those of a GPU copied into pinned memory, all before it is waited for.
+
+    Args:
+        tensors: By name.
+        copies: Whether those of a CPU are copied, too.
+    """
+    found = {name: t.detach().contiguous() for name, t in tensors.items()}
+    devices = {t.device for t in found.values() if t.device.type == "cuda"}
+    for name, tensor in found.items():
+        is_here = tensor.device.type == "cpu"
+        found[name] = tensor if is_here else tensor.to("cpu", non_blocking=True)
+        if is_here and copies:
+            found[name] = tensor.clone()
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return found
+
+
+def _clone(source: torch.Generator) -> torch.Generator:
+    return torch.Generator(source.device).set_state(source.get_state())
 
 
 def read_progress(folder: Path) -> Progress:
@@ -373,6 +443,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            # Laid out as the parameter is, which a fused step wants.
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _dropout_key(device: torch.device) -> str:

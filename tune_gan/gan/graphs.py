@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from tune_gan.gan.shortage import is_shortage
+
 _logger = logging.getLogger(__name__)
 # Before a capture libraries choose what they compute with, and optimizers make their state.
 WARM_UPS = 3
@@ -21,15 +23,26 @@ class Replayed:
     Args:
         function: Works on tensors that stay where they are, and reads nothing from the device.
         device: Where it works.
+        is_capturable: Whether it can be captured, as far as that is known beforehand.
+
+    Attributes:
+        problem: Why it is not captured, in one line; empty where it is, or nothing is known yet.
+
+    Raises:
+        RuntimeError: whatever the function raises, and a shortage of memory in the capture, too: then
+            it is no reason to go on slowly.
     """
 
-    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+    def __init__(
+        self, function: Callable[[], None], device: torch.device, *, is_capturable: bool = True
+    ) -> None:
         self._function, self._device = function, device
-        self._replays = device.type == "cuda"
+        self._replays = device.type == "cuda" and is_capturable
         self._graph: torch.cuda.CUDAGraph | None = None
         # One for all calls, since memory that torch keeps for a stream is for no other.
         self._stream = torch.cuda.Stream(device) if self._replays else None
         self._warm_ups_left = WARM_UPS
+        self.problem = ""
 
     def __call__(self) -> None:
         """Do once what the function does."""
@@ -57,14 +70,21 @@ class Replayed:
         current.wait_stream(self._stream)
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads of the process may well wait for the device meanwhile.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._function()
         except RuntimeError as error:
+            if is_shortage(error) or is_shortage(error.__context__):
+                raise
             self._replays = False
-            reason = " ".join(str(error).split())[:200]
-            _logger.warning("an iteration is launched step by step, not as a CUDA graph: %s", reason)
+            # What invalidated the capture, where its end tells of nothing else.
+            reason = " ".join(str(error.__context__ or error).split())[:200]
+            self.problem = f"an iteration is launched step by step, not as a CUDA graph: {reason}"
+            _logger.warning("%s", self.problem)
         else:
             self._graph = graph
+        finally:
+            # torch leaves its own where a capture was invalidated.
+            torch.cuda.set_stream(current)

@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.checkpoint import TrainingState
 from tune_gan.gan.data import BatchOrder, to_unit_range
 from tune_gan.gan.dropout import Dropout
+from tune_gan.gan.loss_buffer import LossBuffer
 from tune_gan.gan.losses import (
     discriminator_loss,
     discriminator_output,
@@ -16,6 +18,7 @@ from tune_gan.gan.losses import (
 )
 from tune_gan.gan.optimizers import step_of
 from tune_gan.gan.precision import autocast
+from tune_gan.gan.real_samples import RealSamples
 
 
 class Iteration:
@@ -23,35 +26,35 @@ class Iteration:
 
     Args:
         training: The run.
-        samples: All real samples, as bytes or points.
+        samples: All real samples, on the run's device or the host.
 
     Attributes:
         device: Where it works.
-        sums: Of ``gen_loss, disc_loss, disc_real, disc_fake`` since they were zeroed.
+        losses: Of the iterations since they were read.
     """
 
-    def __init__(self, training: TrainingState, samples: Tensor) -> None:
+    def __init__(self, training: TrainingState, samples: RealSamples) -> None:
         config, device = training.config, training.latent_source.device
         self.device = device
-        self._training, self._samples = training, samples.to(device)
+        self._training, self._samples = training, samples
         self._frozen = _Frozen(training.discriminator)
         self._step_generator = step_of(training.gen_optimizer)
         self._step_discriminator = step_of(training.disc_optimizer)
-        shape = (config.disc_steps, config.batch_size)
-        self._indices = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.sums = torch.zeros(4, device=device)
+        self._batches = samples.batches((config.disc_steps, config.batch_size))
+        self._average = None
+        if training.average is not None:
+            self._average = _Average(training.average, training.generator, config.ema_decay)
+        self.losses = LossBuffer(config.report_every, config.disc_steps, device)
 
     def take(self, batches: BatchOrder) -> None:
         """Take the next batches of real samples, one for each discriminator step."""
-        for indices in self._indices:
-            batch = batches.next()
-            # From memory that is pinned, a copy to a GPU does not wait for what is under way there.
-            batch = batch.pin_memory() if self.device.type == "cuda" else batch
-            indices.copy_(batch, non_blocking=True)
+        self.losses.expect_row()
+        for batch in self._batches:
+            self._samples.put(batches.next(), batch)
 
     def train(self) -> None:
         """Train both networks."""
-        training = self._training
+        training, steps = self._training, list[Tensor]()
         config, generator, discriminator = (
             training.config,
             training.generator,
@@ -59,8 +62,8 @@ class Iteration:
         )
 
         # Train the discriminator, each step on fresh real and generated samples.
-        for indices in self._indices:
-            real = to_unit_range(self._samples[indices])
+        for batch in self._batches:
+            real = to_unit_range(self._samples.take(batch))
             with autocast(config, self.device):
                 with torch.no_grad():
                     fake = generator(_draw_latents(config, training))
@@ -74,7 +77,7 @@ class Iteration:
             self._step_discriminator()
             with torch.no_grad():
                 outputs = (discriminator_output(config.loss, x) for x in (real_logits, fake_logits))
-                self.sums[1:] += torch.stack([disc_loss, *outputs])
+                steps.append(torch.stack([disc_loss, *outputs]))
 
         # Train the generator against the frozen discriminator, its dropout off.
         with self._frozen, autocast(config, self.device):
@@ -83,7 +86,37 @@ class Iteration:
         training.gen_optimizer.zero_grad()
         gen_loss.backward()
         self._step_generator()
-        self.sums[0] += gen_loss.detach()
+
+        # Move the generator's average on, and note the losses.
+        if self._average is not None:
+            self._average.update()
+        self.losses.add(gen_loss, steps)
+
+
+class _Average:
+    """Moves a generator's exponential moving average on, as `AveragedModel.update_parameters` does.
+
+    That copies a counter to the GPU each time, which waits for the GPU, and no CUDA graph can hold it.
+    """
+
+    def __init__(self, average: AveragedModel, generator: nn.Module, decay: float) -> None:
+        self._average, self._decay = average, decay
+        ours, theirs = average.module.state_dict(), generator.state_dict()
+        pairs = [(ours[name], theirs[name]) for name in theirs]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the generator; the first time the average is the generator itself."""
+        if not self._average.n_averaged:
+            for ours, theirs in (*self._averaged, *self._counts):
+                ours.copy_(theirs)
+            return
+        averaged, values = map(list, zip(*self._averaged, strict=True))
+        torch._foreach_lerp_(averaged, values, 1 - self._decay)
+        for ours, theirs in self._counts:
+            ours.copy_(ours * self._decay + theirs * (1 - self._decay))
 
 
 def _draw_latents(config: GanConfig, training: TrainingState) -> Tensor:

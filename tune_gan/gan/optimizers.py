@@ -20,7 +20,14 @@ def _untraced(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.opt
     wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
     step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    methods["_accelerator_graph_capture_health_check"] = _check_capture
     return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
+
+
+def _check_capture(self: torch.optim.Optimizer) -> None:
+    """Do what torch does before each step, but on a CPU, where it would make a context on a GPU."""
+    if self.param_groups[0]["params"][0].device.type != "cpu":
+        torch.optim.Optimizer._accelerator_graph_capture_health_check(self)
 
 
 _CLASSES = {
@@ -33,6 +40,11 @@ _CLASSES = {
 }
 
 
+def is_capturable(config: GanConfig) -> bool:
+    """Return whether a CUDA graph can hold a step: RAdam's formula wants more digits than it has there."""
+    return config.optimizer != "radam"
+
+
 def make_optimizer(
     config: GanConfig, network: nn.Module, learning_rate: float
 ) -> torch.optim.Optimizer:
@@ -41,9 +53,8 @@ def make_optimizer(
     make = _CLASSES[config.optimizer]
     if config.optimizer == "sgd":
         return make(parameters, lr=learning_rate, momentum=config.beta1)
-    # What counts its steps has to count them on the device, where a graph of it can. RAdam's formula
-    # wants more digits than it has there.
-    in_graph = parameters[0].device.type == "cuda" and config.optimizer != "radam"
+    # What counts its steps has to count them on the device, where a graph of it can.
+    in_graph = parameters[0].device.type == "cuda" and is_capturable(config)
     capturable = {"capturable": True} if in_graph else {}
     if config.optimizer == "rmsprop":
         return make(

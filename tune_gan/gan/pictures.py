@@ -24,6 +24,7 @@ def picture(samples: Tensor, real: Tensor | None = None, side: int = 640) -> Ima
         real: Real points ``(M, 2)`` to draw in grey beneath; images are drawn alone.
         side: Height and width of the picture in pixels, for a grid roughly.
     """
+    samples = samples.cpu()
     return _scatter(samples, real, side) if samples.dim() == 2 else _grid(samples, side)
 
 

@@ -90,7 +90,7 @@ class TrainingProgress:
             side = min(_POINTS_COLUMNS, console.width)
             return _blocks(picture(points).resize((side, side)), console)
         samples = generate(report.training.scored_generator, latents[:_NUM_SHOWN])
-        image = tiles(samples, _NUM_SHOWN)
+        image = tiles(samples.cpu(), _NUM_SHOWN)
         if image.width > console.width:
             image.thumbnail((console.width, image.height))
         return _blocks(image, console)

@@ -24,6 +24,7 @@ from tune_gan.gan.data import (
     to_saved_form,
 )
 from tune_gan.gan.folder import list_folder
+from tune_gan.gan.models import choose_device
 from tune_gan.metrics.classifier import (
     accuracy,
     digest_of,
@@ -43,6 +44,7 @@ from tune_gan.places import FEATURES_FILE, data_root, features_near
 
 _log = logging.getLogger(__name__)
 
+_CPU = torch.device("cpu")
 _DIGITS_OF_NAME = 8
 
 
@@ -51,13 +53,13 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
 
     Args:
         generator: Put into evaluation mode for it, and back.
-        latents: ``(N, latent_dim)``, on any device; the samples come back on the CPU.
+        latents: ``(N, latent_dim)``, on any device; the samples stay on the generator's.
     """
     device = next(generator.parameters()).device
     was_training = generator.training
     generator.eval()
     with torch.inference_mode():
-        chunks = [to_saved_form(generator(c.to(device))).cpu() for c in latents.split(500)]
+        chunks = [to_saved_form(generator(c.to(device))) for c in latents.split(500)]
     generator.train(was_training)
     return torch.cat(chunks)
 
@@ -173,8 +175,15 @@ def scorer_of(config: GanConfig) -> Scorer:
     """
     torch.set_num_threads(config.num_threads)
     root = data_root(config.data_root)
+    # Distances want double precision, which of the devices CUDA's alone have beside a CPU.
+    device = choose_device(config.device)
     return load_scorer(
-        config.dataset, root, config.image_size, weights=config.weights, labelled=config.labelled
+        config.dataset,
+        root,
+        config.image_size,
+        weights=config.weights,
+        labelled=config.labelled,
+        device=device if device.type == "cuda" else _CPU,
     )
 
 
@@ -186,6 +195,7 @@ def load_scorer(
     *,
     weights: str | None = None,
     labelled: bool = False,
+    device: torch.device = _CPU,
 ) -> Scorer:
     """Return the score of a data set.
 
@@ -200,6 +210,7 @@ def load_scorer(
         weights: File of the ImageNet network's weights, None for torchvision's cache; or, for a
             labelled folder, of its classifier.
         labelled: Whether the subfolders of a folder are classes.
+        device: Where to score: a CPU or a GPU.
 
     Raises:
         DataError: if the data set or the weights cannot be loaded.
@@ -213,16 +224,16 @@ def load_scorer(
         )
     elif labelled:
         assert weights is not None
-        instrument = _own_instrument(data, Path(weights))
+        instrument = _own_instrument(data, Path(weights), device)
     elif dataset == "folder":
-        instrument = _imagenet_instrument(data, weights)
+        instrument = _imagenet_instrument(data, weights, device)
     else:
-        instrument = _shipped_instrument(data, image_size)
-    return Scorer(instrument, resize(data.held_out, image_size))
+        instrument = _shipped_instrument(data, image_size, device)
+    return Scorer(instrument, resize(data.held_out, image_size), device)
 
 
-def _shipped_instrument(data: Dataset, image_size: int | None) -> Instrument:
-    network, known = load_shipped(data.name), recipes()[data.name]
+def _shipped_instrument(data: Dataset, image_size: int | None, device: torch.device) -> Instrument:
+    network, known = deepcopy(load_shipped(data.name)).to(device), recipes()[data.name]
     name = known["instrument"]
     if image_size != IMAGE_SIZE_OF_DATASET[data.name]:
         name += f"-{image_size}px"
@@ -232,8 +243,8 @@ def _shipped_instrument(data: Dataset, image_size: int | None) -> Instrument:
     return Instrument(name, network.features, network.classes)
 
 
-def _own_instrument(data: Dataset, weights: Path) -> Instrument:
-    network = load_classifier(weights)
+def _own_instrument(data: Dataset, weights: Path, device: torch.device) -> Instrument:
+    network = deepcopy(load_classifier(weights)).to(device)
     assert data.held_out_labels is not None
     num_classes = int(data.held_out_labels.max()) + 1
     if network.convolutions[0].in_channels != 3 or network.classify.out_features < num_classes:
@@ -243,10 +254,10 @@ def _own_instrument(data: Dataset, weights: Path) -> Instrument:
     return Instrument(name, network.features, network.classes)
 
 
-def _imagenet_instrument(data: Dataset, weights: str | None) -> Instrument:
+def _imagenet_instrument(data: Dataset, weights: str | None, device: torch.device) -> Instrument:
     network = load_mobilenet(Path(weights) if weights else None)
     values = torch.cat([value.flatten().float() for value in network.state_dict().values()])
     digests = (digest_of(part)[:_DIGITS_OF_NAME] for part in (data.held_out, values))
     name = "folder-{}-mobilenetv2-{}".format(*digests)
     # As published for ImageNet features: unscaled.
-    return Instrument(name, imagenet_features(network), scale=False)
+    return Instrument(name, imagenet_features(network.to(device)), scale=False)

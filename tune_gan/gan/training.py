@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,19 +11,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError
 from tune_gan.gan.checkpoint import TrainingState
-from tune_gan.gan.data import BatchOrder, Dataset, load_data, resize
+from tune_gan.gan.data import BatchOrder, Dataset, load_data
 from tune_gan.gan.graphs import Replayed
 from tune_gan.gan.iteration import Iteration
+from tune_gan.gan.loss_buffer import Losses
 from tune_gan.gan.models import build_networks, choose_device
-from tune_gan.gan.optimizers import make_optimizer
-from tune_gan.gan.precision import set_precision
+from tune_gan.gan.optimizers import is_capturable, make_optimizer
+from tune_gan.gan.precision import set_precision, wants_channels_last, with_precision
+from tune_gan.gan.real_samples import real_samples
 from tune_gan.gan.scoring import generate, scorer_of
 from tune_gan.gan.seeds import derive_seed
+from tune_gan.losses_file import LOSSES, Rows
 from tune_gan.metrics.score import Scorer, out_of_bounds, score_latents
 
 _MOST_CAUSES = 3
@@ -44,7 +47,8 @@ class Report:
     Attributes:
         metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
             disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
-            report; what `Scorer.score` returns, never NaN; ``best_fid_proxy``, the lowest so far of the
+            report; ``gen_loss_std, disc_loss_std``, their standard deviations from iteration to
+            iteration; what `Scorer.score` returns, never NaN; ``best_fid_proxy``, the lowest so far of the
             samples that were not degenerate, if there were any; ``samples_per_s``,
             real samples a second of training since the last report, scoring not counted;
             ``train_time_s``, seconds of training so far, scoring not counted; ``time_s``, wall seconds
@@ -52,15 +56,21 @@ class Report:
         state: Whether the run goes on, is complete or has diverged.
         cause: Why it diverged, else empty.
         training: The state to save; it changes as the run goes on.
+        losses: Of each iteration since the last report, as `tune_gan.losses_file` has them.
+        note: What to tell of the run, beside its numbers; empty where there is nothing.
     """
 
     metrics: dict[str, float]
     state: ReportState
     cause: str
     training: TrainingState
+    losses: Rows
+    note: str = ""
 
 
-def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Report]:
+def iterate(
+    config: GanConfig, checkpoint: Path | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[Report]:
     """Train one GAN, reporting as it goes; the caller may stop at any report.
 
     The same configuration gives the same numbers on the same machine, alone, in a sweep, and after a
@@ -69,6 +79,7 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     Args:
         config: What to train.
         checkpoint: Folder of a checkpoint of this configuration to go on from.
+        meanwhile: Called after each iteration was begun with, while a GPU may still be at it.
 
     Raises:
         DataError: if the data set cannot be loaded or is smaller than a batch.
@@ -77,32 +88,31 @@ def iterate(config: GanConfig, checkpoint: Path | None = None) -> Iterator[Repor
     """
     # Load the data and what scores samples; build the networks or take them up where they were left.
     data, scorer = load_data(config), scorer_of(config)
-    set_precision(config)
     # Nothing may draw random numbers between this, which seeds them, and the first step.
     training = begin(config, data)
+    config, device = training.config, training.latent_source.device
+    set_precision(config)
     take_up(training, checkpoint, scorer.name())
-    iteration = Iteration(training, resize(data.train, config.image_size))
-    train = Replayed(iteration.train, iteration.device)
+    iteration = Iteration(training, real_samples(data, config.image_size, device))
+    train = Replayed(iteration.train, device, is_capturable=is_capturable(config))
 
-    steps_since, started = 0, time.perf_counter()
+    started = time.perf_counter()
     while training.iteration < config.num_iterations and not training.cause:
         # Train on the next real samples until a report is due.
         iteration.take(training.batches)
         train()
         if training.average is not None:
-            training.average.update_parameters(training.generator)
+            training.average.n_averaged += 1
         training.iteration += 1
-        steps_since += 1
+        meanwhile()
         if not is_due(training):
             continue
 
-        # Read the sums from the device, once, score the generator and report.
-        means = means_of(iteration.sums.tolist(), steps_since, config.disc_steps)
-        yield make_report(
-            training, means, scorer, Times(time.perf_counter() - started, started), steps_since
-        )
-        iteration.sums.zero_()
-        steps_since, started = 0, time.perf_counter()
+        # Read the losses from the device, once, score the generator and report.
+        losses = iteration.losses.read()
+        times = Times(time.perf_counter() - started, started)
+        yield make_report(training, losses, scorer, times, train.problem)
+        started = time.perf_counter()
 
 
 class Times(NamedTuple):
@@ -117,17 +127,6 @@ class Times(NamedTuple):
     began: float
 
 
-def means_of(sums: Sequence[float], steps: int, disc_steps: int) -> dict[str, float]:
-    """Return what a report says of the losses, from the sums of so many iterations."""
-    gen_loss, disc_loss, disc_real, disc_fake = sums
-    return {
-        "gen_loss": gen_loss / steps,
-        "disc_loss": disc_loss / (steps * disc_steps),
-        "disc_real": disc_real / (steps * disc_steps),
-        "disc_fake": disc_fake / (steps * disc_steps),
-    }
-
-
 def is_due(training: TrainingState) -> bool:
     """Return whether a run is to report after this iteration."""
     config = training.config
@@ -135,36 +134,37 @@ def is_due(training: TrainingState) -> bool:
 
 
 def make_report(
-    training: TrainingState, means: dict[str, float], scorer: Scorer, times: Times, steps: int
+    training: TrainingState, losses: Losses, scorer: Scorer, times: Times, note: str = ""
 ) -> Report:
     """Score the generator and say how the run stands.
 
     Args:
         training: The run; its history takes in the score.
-        means: Of the losses since the last report, as `means_of` returns them.
+        losses: Of the iterations since the last report.
         scorer: What to score with.
         times: Of the training since the last report.
-        steps: Iterations since the last report.
+        note: What to tell of the run, beside its numbers.
     """
     config, trained_s = training.config, times.trained_s
     samples = generate(training.scored_generator, score_latents(config.latent_dim))
-    cause = _divergence(means, training, samples)
+    cause = _divergence({name: losses.metrics[name] for name in LOSSES}, training, samples)
     scores = scorer.worst() if cause else scorer.score(samples)
     training.record(scores, cause, trained_s)
     training.time_s += time.perf_counter() - times.began
     metrics = {
         "iteration": training.iteration,
         "epoch": training.batches.epochs_done,
-        **means,
+        **losses.metrics,
         **scores,
         "best_fid_proxy": training.best.fid_proxy,
-        "samples_per_s": steps * config.disc_steps * config.batch_size / trained_s,
+        "samples_per_s": len(losses.rows) * config.disc_steps * config.batch_size / trained_s,
         "train_time_s": training.train_time_s,
         "time_s": training.time_s,
     }
     done = training.iteration == config.num_iterations
     state = ReportState.COMPLETED if done else ReportState.RUNNING
-    return Report(metrics, ReportState.DIVERGED if cause else state, cause, training)
+    state = ReportState.DIVERGED if cause else state
+    return Report(metrics, state, cause, training, losses.rows, note)
 
 
 def take_up(training: TrainingState, checkpoint: Path | None, instrument: str) -> None:
@@ -190,13 +190,16 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
         DataError: if a batch is larger than the data set.
     """
     device = choose_device(config.device)
+    if device.index is not None and device.type == "cuda":
+        # Or else pinned memory would make a context on the first GPU, too.
+        torch.cuda.set_device(device)
+    config = with_precision(config, device)
     torch.manual_seed(derive_seed(config.seed, "weights and dropout"))
-    generator, discriminator = (network.to(device) for network in build_networks(config))
-    average = None
-    if config.ema_decay:
-        average = AveragedModel(
-            generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
-        )
+    layout = torch.channels_last if wants_channels_last(config, device) else torch.preserve_format
+    generator, discriminator = (
+        network.to(device, memory_format=layout) for network in build_networks(config)
+    )
+    average = AveragedModel(generator, use_buffers=True) if config.ema_decay else None
     return TrainingState(
         config=config,
         generator=generator,
@@ -217,7 +220,7 @@ def _global_source(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
-def _divergence(means: dict[str, float], training: TrainingState, samples: Tensor) -> str:
+def _divergence(means: Mapping[str, float], training: TrainingState, samples: Tensor) -> str:
     """Say what is not finite, or nothing: a loss, the last gradients, a weight, a sample."""
     broken = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
     networks = {"generator": training.generator, "discriminator": training.discriminator}

@@ -22,5 +22,5 @@ def fourier_features(points: Tensor) -> Tensor:
         torch.randn(2, _FREQUENCIES_PER_BANDWIDTH, generator=source) / bandwidth
         for bandwidth in _BANDWIDTHS
     ]
-    angles = points @ torch.cat(projections, dim=1)
+    angles = points @ torch.cat(projections, dim=1).to(points.device)
     return math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -25,7 +25,7 @@ class KernelReference:
     def __init__(self, real_features: Tensor) -> None:
         self._real = real_features.double()
         self._is_large = bool(self._real.abs().amax() > _LARGEST_IN_SINGLE)
-        self._within = _mean(self._real, self._real, _pairs_within(len(self._real), 0))
+        self._within = _mean(self._real, self._real, _pairs_within(len(self._real), 0, self._real.device))
 
     def distance(self, features: Tensor) -> float:
         """Return the KID of ``(M, d)`` features to the real ones, about 0 for real samples.
@@ -40,8 +40,8 @@ class KernelReference:
         is_large = bool(features.abs().amax() > _LARGEST_IN_SINGLE)
         dtype = torch.float64 if is_large or self._is_large else torch.float32
         generated, real = features.to(dtype), self._real.to(dtype)
-        within = _mean(generated, generated, _pairs_within(len(generated), 1))
-        across = _mean(real, generated, _pairs_across(len(real), len(generated)))
+        within = _mean(generated, generated, _pairs_within(len(generated), 1, real.device))
+        across = _mean(real, generated, _pairs_across(len(real), len(generated), real.device))
         return self._within + within - 2 * across
 
 
@@ -62,29 +62,30 @@ class _Pairs(NamedTuple):
 
 def _mean(ones: Tensor, others: Tensor, pairs: _Pairs) -> float:
     """Return the mean of the kernel over pairs of a one and another, each as often as it is drawn."""
-    total, shift = 0.0, torch.ones((), dtype=ones.dtype)
+    total = torch.zeros((), dtype=torch.float64, device=ones.device)
+    shift = torch.ones((), dtype=ones.dtype, device=ones.device)
     for start in range(0, len(ones), _ROWS_AT_A_TIME):
         rows = ones[start : start + _ROWS_AT_A_TIME]
         first = start if pairs.above_diagonal else 0
         often = pairs.counts[start : start + _ROWS_AT_A_TIME, first:].to(ones.dtype)
         kernel = torch.addmm(shift, rows, others[first:].T, alpha=1 / rows.shape[1]).pow_(3)
         # Torch sums by halves; a dot product is no faster, and far less exact on some processors.
-        total += float(kernel.mul_(often).sum(dim=1).double().sum())
-    return total / pairs.total
+        total += kernel.mul_(often).sum(dim=1).double().sum()
+    return float(total) / pairs.total
 
 
 @lru_cache(maxsize=4)
-def _pairs_within(count: int, number: int) -> _Pairs:
+def _pairs_within(count: int, number: int, device: torch.device) -> _Pairs:
     """Return the pairs of different samples in the same subset, each once."""
     subsets = _subsets(count, number)
-    return _as_pairs(_count(subsets, subsets).triu_(1), above_diagonal=True)
+    return _as_pairs(_count(subsets, subsets).triu_(1), device, above_diagonal=True)
 
 
 @lru_cache(maxsize=4)
-def _pairs_across(num_real: int, num_generated: int) -> _Pairs:
+def _pairs_across(num_real: int, num_generated: int, device: torch.device) -> _Pairs:
     """Return the pairs of a real sample in a subset and a generated one in its counterpart."""
     counts = _count(_subsets(num_real, 0), _subsets(num_generated, 1))
-    return _as_pairs(counts, above_diagonal=False)
+    return _as_pairs(counts, device, above_diagonal=False)
 
 
 def _count(subsets: Tensor, counterparts: Tensor) -> Tensor:
@@ -96,9 +97,9 @@ def _count(subsets: Tensor, counterparts: Tensor) -> Tensor:
     return counts
 
 
-def _as_pairs(counts: Tensor, *, above_diagonal: bool) -> _Pairs:
+def _as_pairs(counts: Tensor, device: torch.device, *, above_diagonal: bool) -> _Pairs:
     total = sum(int(block.sum()) for block in counts.split(_ROWS_AT_A_TIME))
-    return _Pairs(counts, total, above_diagonal)
+    return _Pairs(counts.to(device), total, above_diagonal)
 
 
 def _subsets(count: int, number: int) -> Tensor:

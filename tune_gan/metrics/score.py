@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tune_gan.metrics.arithmetic import products
 from tune_gan.metrics.diversity import Neighbourhoods
 from tune_gan.metrics.frechet import FrechetReference
 from tune_gan.metrics.kernel import KernelReference
@@ -21,6 +22,8 @@ _SHUFFLE_SEED = 7
 # learned all classes comes near neither.
 _LEAST_DISTINCT = 0.5
 _LEAST_CLASS_ENTROPY = 0.3
+
+_CPU = torch.device("cpu")
 
 Measures = Callable[[Tensor], dict[str, float]]
 
@@ -50,16 +53,27 @@ class Scorer:
     The real side is shuffled once with a fixed seed, because data files are ordered and all but the
     Fréchet distance take the first 2,000.
 
+    All is computed where the instrument computes features, on a GPU in full precision, whatever that of
+    the training is; only numbers come back.
+
     Args:
         instrument: What to look with.
-        held_out: Held-out real samples.
+        held_out: Held-out real samples, on the CPU.
+        device: Where the instrument computes.
     """
 
-    def __init__(self, instrument: Instrument, held_out: Tensor) -> None:
-        self.instrument = instrument
+    def __init__(
+        self, instrument: Instrument, held_out: Tensor, device: torch.device = _CPU
+    ) -> None:
+        self.instrument, self._device = instrument, device
+        with products("ieee", device):
+            self._look_at_real(held_out)
+
+    def _look_at_real(self, held_out: Tensor) -> None:
         shuffle = torch.Generator().manual_seed(_SHUFFLE_SEED)
         order = torch.randperm(len(held_out), generator=shuffle)
-        real_features = instrument.features(held_out[order])
+        instrument = self.instrument
+        real_features = instrument.features(held_out[order].to(self._device))
         self._real_spread = _spread(held_out)
         self._frechet = FrechetReference(real_features, scale=instrument.scale)
         standardised = self._frechet.standardise(real_features)[:_MOST_REAL]
@@ -83,6 +97,10 @@ class Scorer:
             (1 is best, 0 all alike); ``degenerate``, as `is_degenerate` says; and the instrument's
             further measures. Points have no ``distinct``: those of a thin ring are near each other.
         """
+        with products("ieee", self._device):
+            return self._score(samples.to(self._device))
+
+    def _score(self, samples: Tensor) -> dict[str, float]:
         if out_of_bounds(samples):
             return self.worst()
         features = self.instrument.features(samples)

@@ -179,6 +179,10 @@ def _dropout(settings: LaneSettings) -> _Layer:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _Layer:
     def forward(values: Tensor) -> Tensor:
+        if weight.shape[1] == 1 and weight.device.type == "cuda":
+            # The gradients of one output are an outer product, for which torch 2.14 has Triton compile.
+            output = (values * weight).sum(dim=-1, keepdim=True)
+            return output if bias is None else output + bias.unsqueeze(1)
         transposed = weight.transpose(1, 2)
         if bias is None:
             return torch.bmm(values, transposed)

@@ -130,7 +130,9 @@ class LaneOptimizer:
         steps = self.steps.clamp(min=1.0)
         mu = beta1 * (1 - 0.5 * 0.96 ** (steps * _MOMENTUM_DECAY_OF_NADAM))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((steps + 1) * _MOMENTUM_DECAY_OF_NADAM))
-        self.mu_product.copy_(torch.where(self._took(share), self.mu_product * mu, self.mu_product))
+        moved = self.mu_product * mu
+        took = share > 0 if isinstance(share, Tensor) else None
+        self.mu_product.copy_(moved if took is None else torch.where(took, moved, self.mu_product))
         # A lane that has made no step yet has a product of 1.
         rest = torch.where(self.steps > 0, 1 - self.mu_product, 1.0)
         of_gradient = (rate * (1 - mu) / rest).float() * share
@@ -169,9 +171,6 @@ class LaneOptimizer:
         rate, beta1 = (self._settings[name].float() for name in ("learning_rate", "beta1"))
         momentum.mul_(1 - (1 - beta1) * share).add_(gradients * share)
         self._parameters.sub_(momentum * (rate * share))
-
-    def _took(self, share: Tensor | float) -> Tensor:
-        return torch.as_tensor(share, device=self.steps.device) > 0
 
 
 _STEPS = {

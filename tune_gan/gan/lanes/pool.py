@@ -2,18 +2,20 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.checkpoint import TrainingState
-from tune_gan.gan.data import load_data, resize, to_unit_range
+from tune_gan.gan.data import load_data, to_unit_range
+from tune_gan.gan.graphs import Replayed
 from tune_gan.gan.lanes.networks import LaneNetwork, LaneSettings
 from tune_gan.gan.lanes.optimizers import LaneOptimizer
+from tune_gan.gan.loss_buffer import Losses, summarise
 from tune_gan.gan.losses import (
     discriminator_loss,
     discriminator_output,
@@ -22,9 +24,10 @@ from tune_gan.gan.losses import (
     r1_penalty,
 )
 from tune_gan.gan.models import build_networks, choose_device
-from tune_gan.gan.precision import autocast, set_precision
+from tune_gan.gan.precision import autocast, products_of, with_precision
+from tune_gan.gan.real_samples import RealSamples, copy_to, real_samples
 from tune_gan.gan.scoring import scorer_of
-from tune_gan.gan.training import Report, Times, begin, is_due, make_report, means_of, take_up
+from tune_gan.gan.training import Report, Times, begin, is_due, make_report, take_up
 
 # What may differ from lane to lane; two runs that differ in anything else have different shapes.
 LANE_FIELDS = frozenset(
@@ -47,8 +50,11 @@ LANE_FIELDS = frozenset(
 )
 # Weights of what is either computed in all lanes or in none.
 _SWITCHES = ("gp_weight", "r1_weight", "ema_decay")
-# Ticks whose random numbers are drawn at once: a bound on the memory that they take.
-_LONGEST_BLOCK = 64
+# Ticks whose random numbers are drawn at once: a bound on the memory that they take. Of real samples
+# that are copied from the host, too, there are fewer.
+_LONGEST_BLOCK, _LONGEST_BLOCK_FROM_HOST = 64, 4
+# Whether a GPU repeats ticks from CUDA graphs. Nobody has seen that on a GPU yet.
+REPLAYS_TICKS = False
 
 
 def shape_of(config: GanConfig) -> tuple[tuple[str, Any], ...]:
@@ -69,6 +75,8 @@ class Lane:
         trained_s_then: How long the pool had trained by then, in seconds.
         ticks_done: Discriminator steps of the present iteration.
         steps: Iterations since the last report.
+        rows: Of its ticks since then, ``(ticks, 4)``: the generator's loss, where it had its turn, and
+            what the discriminator's step came to.
     """
 
     training: TrainingState
@@ -77,25 +85,84 @@ class Lane:
     trained_s_then: float
     ticks_done: int = 0
     steps: int = 0
+    rows: list[Tensor] = field(default_factory=list)
+
+
+class Collected(NamedTuple):
+    """A lane that is due, as it then was.
+
+    Attributes:
+        training: Its state.
+        losses: Of its iterations since the last report.
+        times: Of its training since then.
+    """
+
+    training: TrainingState
+    losses: Losses
+    times: Times
 
 
 @dataclass
 class _Block:
-    """The random numbers and the turns of some ticks.
+    """The random numbers and the turns of some ticks, and what comes of them.
 
     Attributes:
-        indices: Of the real samples, ``(ticks, lanes, B)``.
+        batches: Of the real samples, as `RealSamples.batches` makes them for ``(ticks, lanes, B)``.
         disc_latents: ``(ticks, lanes, B, latent_dim)``.
         gen_latents: Alike, where a lane's generator has its turn.
         shares: Of the gradient penalty, ``(ticks, lanes, B)``.
-        turns: Which lanes' generators have their turn, ``(ticks, lanes)``; empty lanes always.
+        turns: Which lanes' generators have their turn, on the device, ``(ticks, lanes)``.
+        rows: ``gen_loss, disc_loss, disc_real, disc_fake`` of each tick, ``(ticks, lanes, 4)``.
+        told_turns: The turns on the CPU, of these ticks alone; empty lanes always have theirs.
+        place: The tick that comes next, on the device, for what is replayed.
     """
 
-    indices: Tensor
+    batches: Tensor
     disc_latents: Tensor
     gen_latents: Tensor
     shares: Tensor
     turns: Tensor
+    rows: Tensor
+    told_turns: Tensor
+    place: Tensor
+
+    @classmethod
+    def empty(
+        cls, config: GanConfig, samples: RealSamples, size: tuple[int, int], device: torch.device
+    ) -> "_Block":
+        """Return a block of ``(ticks, lanes)``."""
+        shape = (*size, config.batch_size)
+        return cls(
+            batches=samples.batches(shape),
+            disc_latents=torch.zeros(*shape, config.latent_dim, device=device),
+            gen_latents=torch.zeros(*shape, config.latent_dim, device=device),
+            shares=torch.zeros(shape, device=device),
+            turns=torch.ones(size, dtype=torch.bool, device=device),
+            rows=torch.zeros(*size, 4, device=device),
+            told_turns=torch.ones(size, dtype=torch.bool),
+            place=torch.zeros(1, dtype=torch.int64, device=device),
+        )
+
+
+@dataclass
+class _Tick:
+    """What one tick takes of a block: views, or copies where its place is a tensor."""
+
+    batch: Tensor
+    disc_latents: Tensor
+    gen_latents: Tensor
+    shares: Tensor
+    turns: Tensor
+    row: Tensor
+
+    @classmethod
+    def at(cls, block: _Block, tick: int | None) -> "_Tick":
+        """Return a tick of a block, by default that at the block's place."""
+        parts = (block.batches, block.disc_latents, block.gen_latents, block.shares, block.turns)
+        if tick is not None:
+            return cls(*(part[tick] for part in parts), block.rows[tick])
+        there = (part.index_select(0, block.place).squeeze(0) for part in parts)
+        return cls(*there, torch.zeros_like(block.rows[0]))
 
 
 class LanePool:
@@ -116,10 +183,12 @@ class LanePool:
 
     def __init__(self, config: GanConfig, most_lanes: int) -> None:
         torch.set_num_threads(config.num_threads)
-        self._config, self._shape, self._most_lanes = config, shape_of(config), most_lanes
+        self._shape, self._most_lanes = shape_of(config), most_lanes
         self._device = choose_device(config.device)
+        self._config = with_precision(config, self._device)
         self._scorer, self._data = scorer_of(config), load_data(config)
-        self._samples = resize(self._data.train, config.image_size).to(self._device)
+        self._samples = real_samples(self._data, config.image_size, self._device)
+        self._replays = REPLAYS_TICKS and self._device.type == "cuda"
         self._trained_s = 0.0
         self._build(1)
 
@@ -139,8 +208,13 @@ class LanePool:
         self._num_averaged = torch.zeros(num_lanes, 1, device=device)
         zeros = torch.zeros(num_lanes, device=device)
         self._weights = {n: zeros.clone() for n in ("label_smoothing", *_SWITCHES)}
-        self._sums = torch.zeros(num_lanes, 4, device=device)
         self._lanes: list[Lane | None] = [None] * num_lanes
+        self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        """Have ticks be captured anew: which lanes draw random numbers is a part of a graph."""
+        self._graphs: dict[tuple[bool, bool], Replayed] = {}
+        self._static: _Block | None = None
 
     @property
     def lanes(self) -> list[Lane]:
@@ -179,19 +253,19 @@ class LanePool:
         """Make a lane free for another run, at any time."""
         self._settings.set_dropout(lane.index, 0.0, None)
         self._lanes[lane.index] = None
+        self._forget_graphs()
         if len(self._lanes) > 1 and len(self.lanes) <= len(self._lanes) // 4:
             self._resize(len(self._lanes) // 2)
 
     def _resize(self, num_lanes: int) -> None:
         """Move all runs into tensors of another size."""
-        lanes, sums = self.lanes, self._sums
+        lanes = self.lanes
         for lane in lanes:
             self._take(lane)
         self._build(num_lanes)
         for index, lane in enumerate(lanes):
-            before, lane.index = lane.index, index
+            lane.index = index
             self._put(lane)
-            self._sums[index] = sums[before]
 
     def _put(self, lane: Lane) -> None:
         """Copy a run's state into its place."""
@@ -208,8 +282,8 @@ class LanePool:
             weight[index] = getattr(config, name)
         self._settings.alpha[index] = config.activation_alpha
         self._settings.set_dropout(index, config.dropout, training.dropout_source)
-        self._sums[index] = 0.0
         self._lanes[index] = lane
+        self._forget_graphs()
 
     def _take(self, lane: Lane) -> None:
         """Copy what is in a run's place into its state."""
@@ -223,12 +297,12 @@ class LanePool:
 
     def advance(self) -> list[Lane]:
         """Train all lanes for a while; return which are to report now, and must before the next."""
-        # Of the whole process, where another pool may want another.
-        set_precision(self._config)
         started = time.perf_counter()
         block = self._next_block()
-        for tick in range(len(block.indices)):
-            self._tick(block, tick)
+        for tick in range(len(block.told_turns)):
+            # Of the whole process, where another pool may want another, or a score.
+            with products_of(self._config, self._device):
+                self._tick(block, tick)
         self._count(block)
         due = [lane for lane in self.lanes if _is_due(lane)]
         if due and self._device.type == "cuda":
@@ -236,16 +310,35 @@ class LanePool:
         self._trained_s += time.perf_counter() - started
         return due
 
-    def report(self, lane: Lane) -> Report:
-        """Score a lane that is due and return its report; the run is then as `iterate` leaves it."""
-        training = lane.training
+    def collect(self, lane: Lane) -> Collected:
+        """Take what is to be reported of a lane that is due; the lane may then go on, or be left.
+
+        On a GPU it is a copy, so that it can be scored while the lanes are trained on.
+        """
         self._take(lane)
-        means = means_of(self._sums[lane.index].tolist(), lane.steps, training.config.disc_steps)
+        steps = lane.training.config.disc_steps
+        rows = torch.cat(lane.rows).numpy()
+        losses = summarise(rows[steps - 1 :: steps, 0], rows[:, 1:].reshape(-1, steps, 3))
         times = Times(self._trained_s - lane.trained_s_then, lane.reported_at)
-        report = make_report(training, means, self._scorer, times, lane.steps)
-        self._sums[lane.index] = 0.0
-        lane.reported_at, lane.trained_s_then, lane.steps = time.perf_counter(), self._trained_s, 0
+        lane.reported_at, lane.trained_s_then = time.perf_counter(), self._trained_s
+        lane.steps, lane.rows = 0, []
+        training = lane.training
+        return Collected(training if self.is_on_cpu else training.copied(), losses, times)
+
+    def score(self, collected: Collected) -> Report:
+        """Score what was collected, in any thread; the state in the report is as `iterate` leaves it."""
+        return make_report(*collected[:2], self._scorer, collected.times)
+
+    def report(self, lane: Lane) -> Report:
+        """Score a lane that is due and return its report."""
+        report = self.score(self.collect(lane))
+        lane.training.adopt(report.training)
         return report
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether a CPU trains, which gains nothing from two things at a time."""
+        return self._device.type == "cpu"
 
     def _parts(self, training: TrainingState) -> list[tuple[Any, ...]]:
         """Return what belongs together: stacked network and optimizer, and the run's own."""
@@ -270,18 +363,18 @@ class LanePool:
     def _next_block(self) -> _Block:
         """Draw for as many ticks as no lane has to report before, each lane from its own sources."""
         ticks = min(self._longest_block(), *map(_ticks_left, self.lanes))
-        config, num_lanes = self._config, len(self._lanes)
-        shape = (ticks, num_lanes, config.batch_size)
-        block = _Block(
-            indices=torch.zeros(shape, dtype=torch.int64),
-            disc_latents=torch.zeros(*shape, config.latent_dim, device=self._device),
-            gen_latents=torch.zeros(*shape, config.latent_dim, device=self._device),
-            shares=torch.zeros(shape, device=self._device),
-            turns=torch.ones(ticks, num_lanes, dtype=torch.bool),
+        size = (ticks, len(self._lanes))
+        block = self._static or _Block.empty(
+            self._config, self._samples, (_LONGEST_BLOCK if self._replays else ticks, size[1]), self._device
         )
+        self._static = block if self._replays else None
+        indices = torch.zeros(*size, self._config.batch_size, dtype=torch.int64)
+        block.told_turns = torch.ones(size, dtype=torch.bool)
         for lane in self.lanes:
-            _draw(block, lane)
-        block.indices = block.indices.to(self._device)
+            _draw(block, lane, indices)
+        self._samples.put(indices, block.batches[:ticks])
+        copy_to(block.turns[:ticks], block.told_turns)
+        block.place.zero_()
         return block
 
     def _longest_block(self) -> int:
@@ -292,16 +385,36 @@ class LanePool:
         """
         steps = {lane.training.config.disc_steps for lane in self.lanes}
         period = math.lcm(*steps)
+        if self._samples.is_on_host:
+            return _LONGEST_BLOCK_FROM_HOST
         if period <= _LONGEST_BLOCK:
             return _LONGEST_BLOCK - _LONGEST_BLOCK % period
         return period if len(steps) == 1 else _LONGEST_BLOCK
 
     def _tick(self, block: _Block, tick: int) -> None:
         """Train the discriminators, then the generators whose turn it is."""
-        real = to_unit_range(self._samples[block.indices[tick]])
+        # Asked of the CPU's, since the device's would have to be waited for.
+        turns = block.told_turns[tick]
+        kind = bool(turns.any()), bool(turns.all())
+        if not self._replays:
+            self._train(_Tick.at(block, tick), *kind)
+            return
+        if kind not in self._graphs:
+            self._graphs[kind] = Replayed(lambda: self._replayed_tick(block, *kind), self._device)
+        self._graphs[kind]()
+
+    def _replayed_tick(self, block: _Block, some: bool, everyone: bool) -> None:
+        tick = _Tick.at(block, None)
+        self._train(tick, some, everyone)
+        block.rows.index_copy_(0, block.place, tick.row[None])
+        block.place += 1
+
+    def _train(self, tick: _Tick, some: bool, everyone: bool) -> None:
+        """Train all discriminators, and the generators of some lanes or of all."""
+        real = to_unit_range(self._samples.take(tick.batch))
         with autocast(self._config, self._device):
             with torch.no_grad():
-                fake = self._generator(block.disc_latents[tick])
+                fake = self._generator(tick.disc_latents)
             real_logits, fake_logits = self._judge(real, fake)
         disc_loss = discriminator_loss(
             self._config.loss,
@@ -310,7 +423,7 @@ class LanePool:
             self._weights["label_smoothing"][:, None, None],
             in_lanes=True,
         )
-        disc_loss = disc_loss + self._penalties(real, fake.float(), block.shares[tick])
+        disc_loss = disc_loss + self._penalties(real, fake.float(), tick.shares)
         # Summed, since a mean would divide every lane's learning rate by their number.
         self._discriminator.differentiate(disc_loss.sum())
         self._disc_optimizer.step(None)
@@ -319,24 +432,22 @@ class LanePool:
                 discriminator_output(self._config.loss, logits, in_lanes=True)
                 for logits in (real_logits, fake_logits)
             )
-            self._sums[:, 1:] += torch.stack([disc_loss, *outputs], dim=1)
-        if bool(block.turns[tick].any()):
-            self._train_generators(block.gen_latents[tick], block.turns[tick])
+            torch.stack([disc_loss, *outputs], dim=1, out=tick.row[:, 1:])
+        if some:
+            self._train_generators(tick, everyone)
 
-    def _train_generators(self, latents: Tensor, turns: Tensor) -> None:
+    def _train_generators(self, tick: _Tick, everyone: bool) -> None:
         """Train the generators whose turn it is, the discriminators' dropout off."""
-        # Asked before they are on the device, which would have to be waited for.
-        all_lanes, turns = bool(turns.all()), turns.to(self._device)
-        self._settings.updates = None if all_lanes else turns
+        self._settings.updates = None if everyone else tick.turns
         with self._settings.no_dropout(), autocast(self._config, self._device):
-            logits = self._discriminator(self._generator(latents)).float()
+            logits = self._discriminator(self._generator(tick.gen_latents)).float()
             gen_loss = generator_loss(self._config.loss, logits, in_lanes=True)
         self._generator.differentiate(gen_loss.sum())
         self._settings.updates = None
-        self._gen_optimizer.step(None if all_lanes else turns[:, None])
+        self._gen_optimizer.step(None if everyone else tick.turns[:, None])
         if self._average is not None:
-            self._update_averages(turns)
-        self._sums[:, 0] += torch.where(turns, gen_loss.detach(), 0.0)
+            self._update_averages(tick.turns)
+        tick.row[:, 0] = gen_loss.detach()
 
     def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of real and of generated samples, in one pass or in two."""
@@ -371,12 +482,15 @@ class LanePool:
 
     def _count(self, block: _Block) -> None:
         """Note what the ticks of a block did for each lane."""
-        ticks = len(block.indices)
+        ticks = len(block.told_turns)
+        # Into pinned memory of a GPU's host, which is read after the device was waited for.
+        rows = block.rows[:ticks].to("cpu", non_blocking=True)
         for lane in self.lanes:
             done, disc_steps = lane.ticks_done + ticks, lane.training.config.disc_steps
             lane.training.iteration += done // disc_steps
             lane.steps += done // disc_steps
             lane.ticks_done = done % disc_steps
+            lane.rows.append(rows[:, lane.index])
 
 
 def _is_due(lane: Lane) -> bool:
@@ -391,20 +505,20 @@ def _ticks_left(lane: Lane) -> int:
     return iterations * config.disc_steps - lane.ticks_done
 
 
-def _draw(block: _Block, lane: Lane) -> None:
+def _draw(block: _Block, lane: Lane, indices: Tensor) -> None:
     """Draw a lane's part of a block, in the order in which the run alone would."""
-    index, training, ticks = lane.index, lane.training, len(block.indices)
+    index, training, ticks = lane.index, lane.training, len(block.told_turns)
     config, source = training.config, training.latent_source
-    block.indices[:, index] = torch.stack([training.batches.next() for _ in range(ticks)])
+    indices[:, index] = torch.stack([training.batches.next() for _ in range(ticks)])
     turns = [(lane.ticks_done + tick + 1) % config.disc_steps == 0 for tick in range(ticks)]
-    block.turns[:, index] = torch.tensor(turns)
+    block.told_turns[:, index] = torch.tensor(turns)
     size = (config.batch_size, config.latent_dim)
     if not config.gp_weight and _draws_add_up(size, source.device):
         latents = torch.randn(ticks + sum(turns), *size, generator=source)
         places = torch.tensor([0, *turns]).cumsum(0)
         own = torch.arange(ticks)
-        block.disc_latents[:, index] = latents[own + places[:-1]]
-        block.gen_latents[turns, index] = latents[(own + places[:-1] + 1)[turns]]
+        block.disc_latents[:ticks, index] = latents[own + places[:-1]]
+        block.gen_latents[:ticks][turns, index] = latents[(own + places[:-1] + 1)[turns]]
         return
     for tick, turn in enumerate(turns):
         torch.randn(size, generator=source, out=block.disc_latents[tick, index])
