@@ -27,6 +27,7 @@ from tune_gan.gan.iteration import Iteration
 from tune_gan.gan.lanes.pool import LanePool
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.precision import set_precision
+from tune_gan.gan.real_samples import RealSamples
 from tune_gan.gan.training import begin, iterate
 from tune_gan.presets import load_preset
 
@@ -52,12 +53,13 @@ def on_digits(preset: str, device: str, **changes: Any) -> GanConfig:
 def tune_gans(config: GanConfig, *, graph: bool = True, channels_last: bool = False) -> Train:
     """Return what trains one iteration as `tune_gan.gan.training.iterate` does."""
     data = load_data(config)
-    set_precision(config)
     training = begin(config, data)
+    config, device = training.config, training.latent_source.device
+    set_precision(config)
     if channels_last:
         for network in (training.generator, training.discriminator):
             network.to(memory_format=torch.channels_last)
-    iteration = Iteration(training, resize(data.train, config.image_size))
+    iteration = Iteration(training, RealSamples(resize(data.train, config.image_size), device))
     train = Replayed(iteration.train, iteration.device) if graph else iteration.train
 
     def one() -> None:

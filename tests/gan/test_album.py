@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tune_gan import train
 from tune_gan.config import GanConfig
-from tune_gan.gan.checkpoint import FILE_NAME, TrainingState
+from tune_gan.gan.checkpoint import FILE_NAME, Snapshot
 from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
 from tune_gan.gan.scoring import generate
@@ -64,15 +65,15 @@ def test_tensorboard_shows_hyperparameters_with_the_best_and_the_last_score(tmp_
 
 
 def test_a_resumed_run_has_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = TrainingState.save
+    write = Snapshot.write
 
-    def interrupted(training: TrainingState, folder: Path) -> None:
-        if training.iteration == 4:
+    def interrupted(snapshot: Snapshot, folder: Path) -> None:
+        if json.loads(snapshot.progress)["iteration"] == 4:
             raise KeyboardInterrupt
-        save(training, folder)
+        write(snapshot, folder)
 
     # The report of iteration 4 is written and drawn, its checkpoint is not.
-    monkeypatch.setattr(TrainingState, "save", interrupted)
+    monkeypatch.setattr(Snapshot, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(DIGITS, tmp_path / "run")
     monkeypatch.undo()

@@ -249,7 +249,7 @@ def test_a_run_that_joins_later_trains_its_generator_together_with_the_others(
     steps = 0
     train_generators = LanePool._train_generators
 
-    def count(pool: LanePool, *given: torch.Tensor) -> None:
+    def count(pool: LanePool, *given: Any) -> None:
         nonlocal steps
         steps += 1
         train_generators(pool, *given)

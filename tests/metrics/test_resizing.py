@@ -21,7 +21,8 @@ def test_what_has_the_size_is_as_it_was() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("before", "after"), [(64, 28), (28, 64), (28, 8), (8, 28), (33, 28), (30, 29), (178, 64), (512, 128)]
+    ("before", "after"),
+    [(64, 28), (28, 64), (28, 8), (8, 28), (33, 28), (30, 29), (178, 64), (512, 128)],
 )
 def test_a_gpu_resizes_to_the_same_bytes(before: int, after: int, channels: int) -> None:
     source = torch.Generator().manual_seed(before)

@@ -47,14 +47,16 @@ class Grids:
         """Return whether the samples of an iteration are drawn already."""
         return self.file(iteration).is_file()
 
-    def add(self, generator: nn.Module, iteration: int) -> Tensor:
-        """Draw a generator's samples, and return them, more than the grid shows."""
-        samples = generate(generator, self._latents)
+    def samples_of(self, generator: nn.Module) -> Tensor:
+        """Return a generator's samples on the CPU, more of them than the grid shows."""
+        return generate(generator, self._latents).cpu()
+
+    def add(self, samples: Tensor, iteration: int) -> None:
+        """Draw samples that `samples_of` returned."""
         in_grid = samples if self.of_points else samples[:_NUM_IN_GRID]
         save_whole(
             picture(in_grid, self.real if self.of_points else None, self._side), self.file(iteration)
         )
-        return samples
 
     def file(self, iteration: int) -> Path:
         """Return where the picture of an iteration is."""
@@ -95,18 +97,22 @@ class Album:
         """Return whether the samples of an iteration are drawn already."""
         return self._grids.has(iteration)
 
-    def add_report(self, report: Report) -> None:
+    def samples_of(self, generator: nn.Module) -> Tensor:
+        """Return what `add_report` and `add_samples` draw of a generator."""
+        return self._grids.samples_of(generator)
+
+    def add_report(self, report: Report, samples: Tensor) -> None:
         """Write a report's numbers and draw its generator's samples."""
         iteration = int(report.metrics["iteration"])
         for name, value in report.metrics.items():
             if name != "iteration":
                 self._scalars.add_scalar(name, value, iteration)
         self._scalars.flush()
-        self.add_samples(report.training.scored_generator, iteration)
+        self.add_samples(samples, iteration)
 
-    def add_samples(self, generator: nn.Module, iteration: int) -> None:
+    def add_samples(self, samples: Tensor, iteration: int) -> None:
         """Draw a generator's samples."""
-        samples = self._grids.add(generator, iteration)
+        self._grids.add(samples, iteration)
         real = self._grids.real
         beneath = real if self._grids.of_points else None
         self._fake_pictures.add_image("samples", picture_tensor(samples, beneath, _SIDE), iteration)

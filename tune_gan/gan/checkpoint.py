@@ -287,13 +287,15 @@ def _on_host(tensors: Mapping[str, Tensor], *, copies: bool = False) -> dict[str
         tensors: By name.
         copies: Whether those of a CPU are copied, too.
     """
-    found = {name: t.detach().contiguous() for name, t in tensors.items()}
-    devices = {t.device for t in found.values() if t.device.type == "cuda"}
-    for name, tensor in found.items():
-        is_here = tensor.device.type == "cpu"
-        found[name] = tensor if is_here else tensor.to("cpu", non_blocking=True)
-        if is_here and copies:
-            found[name] = tensor.clone()
+    found, devices = {}, set()
+    for name, tensor in tensors.items():
+        values = tensor.detach().contiguous()
+        if values.device.type == "cpu":
+            found[name] = values.clone() if copies else values
+        else:
+            is_cuda = values.device.type == "cuda"
+            found[name] = values.to("cpu", non_blocking=is_cuda)
+            devices |= {values.device} if is_cuda else set()
     for device in devices:
         torch.cuda.synchronize(device)
     return found

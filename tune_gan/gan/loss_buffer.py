@@ -16,10 +16,10 @@ class Losses(NamedTuple):
     """The losses of the iterations since the last report.
 
     Attributes:
-        metrics: What a report says of them: the means ``gen_loss, disc_loss, disc_real, disc_fake``, and
-            ``gen_loss_std, disc_loss_std``, the standard deviations from iteration to iteration.
-        rows: float32 ``(iterations, 4)``, as `tune_gan.losses_file` has them; those of the discriminator
-            are means over its steps.
+        metrics: What a report says of them: the means ``gen_loss, disc_loss, disc_real, disc_fake``,
+            and ``gen_loss_std, disc_loss_std``, the standard deviations from iteration to iteration.
+        rows: float32 ``(iterations, 4)``, as `tune_gan.losses_file` has them; those of the
+            discriminator are means over its steps.
     """
 
     metrics: dict[str, float]
@@ -33,8 +33,8 @@ def summarise(gen_losses: Rows, steps: Rows) -> Losses:
 
     Args:
         gen_losses: ``(iterations,)``.
-        steps: ``disc_loss, disc_real, disc_fake`` of each discriminator step, ``(iterations, disc_steps,
-            3)``.
+        steps: ``disc_loss, disc_real, disc_fake`` of each discriminator step,
+            ``(iterations, disc_steps, 3)``.
     """
     of_disc = steps.mean(axis=1, dtype=np.float64)
     rows = np.column_stack([gen_losses, of_disc]).astype(np.float32)
@@ -99,4 +99,3 @@ class LossBuffer:
         self._read.append(self._rows[: self._count].cpu().numpy().copy())
         self._place.zero_()
         self._count = 0
-

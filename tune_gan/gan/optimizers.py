@@ -41,7 +41,8 @@ _CLASSES = {
 
 
 def is_capturable(config: GanConfig) -> bool:
-    """Return whether a CUDA graph can hold a step: RAdam's formula wants more digits than it has there."""
+    """Return whether a CUDA graph can hold a step of a configuration's optimizer."""
+    # RAdam's formula wants more digits than it has there.
     return config.optimizer != "radam"
 
 

@@ -11,8 +11,8 @@ from tune_gan.metrics.arithmetic import Products, products, set_products
 def with_precision(config: GanConfig, device: torch.device) -> GanConfig:
     """Return a configuration whose precision is what ``auto`` stands for on a device.
 
-    On a GPU that has them, TensorFloat-32 for fully connected networks, whose products are too small for
-    bf16 to pay for its conversions, and bf16 for convolutional ones; elsewhere single precision.
+    On a GPU that has them, TensorFloat-32 for fully connected networks, whose products are too small
+    for bf16 to pay for its conversions, and bf16 for convolutional ones; elsewhere single precision.
     """
     if config.precision != "auto":
         return config
@@ -48,5 +48,5 @@ def autocast(config: GanConfig, device: torch.device) -> torch.autocast:
 
 
 def wants_channels_last(config: GanConfig, device: torch.device) -> bool:
-    """Return whether images lie with their channels last, as convolutions in bf16 of a GPU want them."""
+    """Return whether images lie with their channels last, as a GPU's convolutions in bf16 want them."""
     return device.type == "cuda" and config.precision == "bf16" and config.architecture != "mlp"

@@ -14,8 +14,8 @@ _MOST_OF_FREE = 0.25
 class RealSamples:
     """Real samples on the device, or on the host where they would take too much of a GPU's memory.
 
-    On the device a batch is a tensor of indices, and its samples are gathered there. On the host a batch
-    is a tensor of samples on the device, into which they are copied from pinned memory.
+    On the device a batch is a tensor of indices, and its samples are gathered there. On the host a
+    batch is a tensor of samples on the device, into which they are copied from pinned memory.
 
     Args:
         samples: Training samples at their size, uint8 or float32 ``(N, ...)``.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_gan.files import read_lines, write_whole
+from tune_gan.gan.training import Report
 
 
 def keep_reports_until(path: Path, iteration: int) -> list[dict[str, Any]]:
@@ -24,3 +25,13 @@ def keep_reports_until(path: Path, iteration: int) -> list[dict[str, Any]]:
 def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
     """Return a report as JSON takes it, which has no word for NaN: a loss that is none is null."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def described(report: Report) -> dict[str, str]:
+    """Return what a report says in words: how it was scored, and on what and how it was trained."""
+    training = report.training
+    return {
+        "instrument": training.instrument,
+        "device": training.latent_source.device.type,
+        "precision": training.config.precision,
+    }

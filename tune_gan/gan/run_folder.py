@@ -12,13 +12,15 @@ from tune_gan.config import GanConfig
 from tune_gan.errors import RunFolderError, StorageError, TuneGanError
 from tune_gan.files import append_line, write_whole
 from tune_gan.gan.album import Album, save_training_gif, write_hyperparameters
+from tune_gan.gan.beside import Beside
 from tune_gan.gan.checkpoint import FILE_NAME, read_progress
 from tune_gan.gan.data import load_data
 from tune_gan.gan.models import choose_device
-from tune_gan.gan.reports import json_metrics, keep_reports_until
+from tune_gan.gan.reports import described, json_metrics, keep_reports_until
 from tune_gan.gan.sampling import save_best_samples
 from tune_gan.gan.scoring import floor_of, generate, prepare, scorer_of, with_features
 from tune_gan.gan.training import Report, ReportState, begin, iterate
+from tune_gan.losses_file import LOSSES_FILE, keep_losses_until, write_losses
 from tune_gan.metrics.score import NUM_GENERATED, score_latents
 from tune_gan.places import with_whole_paths
 
@@ -69,10 +71,10 @@ def train(
 ) -> TrainingResult:
     """Train one configuration and write all about it into a folder.
 
-    Written are ``config.yaml`` first; at every report a line of ``metrics.jsonl``, a picture in
-    ``grids/``, TensorBoard scalars and, as its runs ``real`` and ``fake`` under one tag, samples, and
-    ``checkpoint/``; at the end ``samples.png``, from the best generator, ``training.gif``, the
-    hyperparameters for TensorBoard, and ``result.json`` last.
+    Written are ``config.yaml`` first; at every report the losses of its iterations in ``losses.f32``, a
+    line of ``metrics.jsonl``, a picture in ``grids/``, TensorBoard scalars and, as its runs ``real`` and
+    ``fake`` under one tag, samples, and ``checkpoint/``; at the end ``samples.png``, from the best
+    generator, ``training.gif``, the hyperparameters for TensorBoard, and ``result.json`` last.
 
     Args:
         config: What to train.
@@ -148,18 +150,29 @@ def _train_into(
     resumed_at = _forget_later_reports(folder)
     with Album(folder, config, data, resumed_at) as album:
         if not album.has_samples_of(0):
-            album.add_samples(begin(config, data).generator, 0)
+            album.add_samples(album.samples_of(begin(config, data).generator), 0)
         if on_start:
             on_start(resumed_at)
-        for report in iterate(config, checkpoint if resumed_at else None):
-            append_line(
-                folder / "metrics.jsonl",
-                {**json_metrics(report.metrics), "instrument": report.training.instrument},
-            )
-            album.add_report(report)
-            report.training.save(checkpoint)
-            if on_report:
-                on_report(report)
+        with Beside(choose_device(config.device)) as beside:
+            for report in iterate(config, checkpoint if resumed_at else None, beside.look):
+                beside.begin(_writing(folder, report, album))
+                if on_report:
+                    on_report(report)
+            beside.wait()
+
+
+def _writing(folder: Path, report: Report, album: Album) -> Callable[[], None]:
+    """Return what writes a report, with all that it takes of the training as it is now."""
+    samples = album.samples_of(report.training.scored_generator)
+    snapshot, told = report.training.snapshot(), described(report)
+
+    def write() -> None:
+        write_losses(folder / LOSSES_FILE, int(report.metrics["iteration"]), report.losses)
+        append_line(folder / "metrics.jsonl", {**json_metrics(report.metrics), **told})
+        album.add_report(report, samples)
+        snapshot.write(folder / "checkpoint")
+
+    return write
 
 
 def _untrained_score(config: GanConfig) -> float:
@@ -207,7 +220,7 @@ def _require_unfinished(folder: Path) -> None:
 
 
 def _forget_later_reports(folder: Path) -> int:
-    """Cut `metrics.jsonl` back to the checkpoint, whose iteration is returned, 0 without one.
+    """Cut reports and losses back to the checkpoint, whose iteration is returned, 0 without one.
 
     A run that was killed between a report and its checkpoint makes that report again.
     """
@@ -215,4 +228,5 @@ def _forget_later_reports(folder: Path) -> int:
     has_checkpoint = (checkpoint / FILE_NAME).is_file()
     iteration = read_progress(checkpoint).iteration if has_checkpoint else 0
     keep_reports_until(folder / "metrics.jsonl", iteration)
+    keep_losses_until(folder / LOSSES_FILE, iteration)
     return iteration

@@ -48,11 +48,10 @@ class Report:
         metrics: ``iteration``; ``epoch``, passes over the training samples so far; ``gen_loss,
             disc_loss`` (penalties included) and ``disc_real, disc_fake``, means since the last
             report; ``gen_loss_std, disc_loss_std``, their standard deviations from iteration to
-            iteration; what `Scorer.score` returns, never NaN; ``best_fid_proxy``, the lowest so far of the
-            samples that were not degenerate, if there were any; ``samples_per_s``,
-            real samples a second of training since the last report, scoring not counted;
-            ``train_time_s``, seconds of training so far, scoring not counted; ``time_s``, wall seconds
-            of the run.
+            iteration; what `Scorer.score` returns, never NaN; ``best_fid_proxy``, the lowest so far of
+            the samples that were not degenerate, if there were any; ``samples_per_s``, real samples a
+            second of training since the last report, scoring not counted; ``train_time_s``, seconds of
+            training so far, scoring not counted; ``time_s``, wall seconds of the run.
         state: Whether the run goes on, is complete or has diverged.
         cause: Why it diverged, else empty.
         training: The state to save; it changes as the run goes on.
@@ -195,10 +194,11 @@ def begin(config: GanConfig, data: Dataset) -> TrainingState:
         torch.cuda.set_device(device)
     config = with_precision(config, device)
     torch.manual_seed(derive_seed(config.seed, "weights and dropout"))
-    layout = torch.channels_last if wants_channels_last(config, device) else torch.preserve_format
-    generator, discriminator = (
-        network.to(device, memory_format=layout) for network in build_networks(config)
-    )
+    generator, discriminator = build_networks(config)
+    for network in (generator, discriminator):
+        if wants_channels_last(config, device):
+            network.to(memory_format=torch.channels_last)
+        network.to(device)
     average = AveragedModel(generator, use_buffers=True) if config.ema_decay else None
     return TrainingState(
         config=config,

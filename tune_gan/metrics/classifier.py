@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tune_gan.config import IMAGE_SIZE_OF_DATASET
 from tune_gan.errors import DataError
+from tune_gan.metrics.arithmetic import products
 from tune_gan.metrics.resizing import resized
 
 NUM_FEATURES = 64
@@ -90,14 +91,14 @@ class LeNet(nn.Module):
         """
         size = self.image_size
         chunks = []
-        with torch.inference_mode():
+        with torch.inference_mode(), products("ieee", images.device):
             for chunk in images.split(_CHUNK):
                 chunks.append(self._penultimate(resized(chunk, size)))
         return torch.cat(chunks)
 
     def classes(self, features: Tensor) -> Tensor:
         """Return the likeliest class of each of the features ``(N, 64)``, int64 ``(N,)``."""
-        with torch.inference_mode():
+        with torch.inference_mode(), products("ieee", features.device):
             return self.logits(features).argmax(dim=1)
 
 

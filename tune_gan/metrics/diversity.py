@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from tune_gan.metrics.arithmetic import products
+
 NEIGHBOURS = 5
 # Two generated samples are one and the same when they lie nearer than this share of the usual distance
 # between nearest real samples. Of real MNIST images 97 % are distinct then, and of a hundred of them
@@ -19,7 +21,7 @@ class Neighbourhoods:
 
     def __init__(self, real_features: Tensor) -> None:
         self._real = real_features.float()
-        distances = torch.cdist(self._real, self._real)
+        distances = _distances(self._real, self._real)
         # The nearest to each sample is the sample itself.
         self._radii = distances.kthvalue(NEIGHBOURS + 1, dim=1).values
         self._usual_distance = distances.kthvalue(2, dim=1).values.median()
@@ -34,7 +36,7 @@ class Neighbourhoods:
             https://arxiv.org/abs/2002.09797).
         """
         generated = features.float()
-        distances = torch.cdist(self._real, generated)
+        distances = _distances(self._real, generated)
         covered = distances.amin(dim=1) <= self._radii
         # As numbers, which a CPU compares faster into than into truths.
         inside = torch.le(distances, self._radii[:, None], out=distances)
@@ -47,6 +49,11 @@ class Neighbourhoods:
     def distinct(self, features: Tensor) -> float:
         """Return the share of generated ``(M, d)`` features without a twin among the others."""
         generated = features.float()
-        own = torch.cdist(generated, generated).fill_diagonal_(torch.inf)
+        own = _distances(generated, generated).fill_diagonal_(torch.inf)
         alone = own.amin(dim=1) > _TWINS * self._usual_distance
         return float(alone.double().mean())
+
+
+def _distances(ones: Tensor, others: Tensor) -> Tensor:
+    with products("ieee", ones.device):
+        return torch.cdist(ones, others)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from tune_gan.errors import DataError
+from tune_gan.metrics.arithmetic import products
 
 INPUT_SIZE = 128
 NUM_FEATURES = 1280
@@ -97,7 +98,7 @@ def imagenet_features(network: nn.Module, input_size: int = INPUT_SIZE) -> Calla
 
     def features(images: Tensor) -> Tensor:
         chunks = []
-        with torch.inference_mode():
+        with torch.inference_mode(), products("ieee", device):
             for chunk in images.split(size_of_chunk):
                 values = chunk.float().div(255).contiguous(memory_format=torch.channels_last)
                 if values.shape[-2:] != (input_size, input_size):

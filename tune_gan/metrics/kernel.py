@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tune_gan.metrics.arithmetic import products
+
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
 _SEED = 2018
@@ -25,7 +27,8 @@ class KernelReference:
     def __init__(self, real_features: Tensor) -> None:
         self._real = real_features.double()
         self._is_large = bool(self._real.abs().amax() > _LARGEST_IN_SINGLE)
-        self._within = _mean(self._real, self._real, _pairs_within(len(self._real), 0, self._real.device))
+        pairs = _pairs_within(len(self._real), 0, self._real.device)
+        self._within = _mean(self._real, self._real, pairs)
 
     def distance(self, features: Tensor) -> float:
         """Return the KID of ``(M, d)`` features to the real ones, about 0 for real samples.
@@ -64,13 +67,14 @@ def _mean(ones: Tensor, others: Tensor, pairs: _Pairs) -> float:
     """Return the mean of the kernel over pairs of a one and another, each as often as it is drawn."""
     total = torch.zeros((), dtype=torch.float64, device=ones.device)
     shift = torch.ones((), dtype=ones.dtype, device=ones.device)
-    for start in range(0, len(ones), _ROWS_AT_A_TIME):
-        rows = ones[start : start + _ROWS_AT_A_TIME]
-        first = start if pairs.above_diagonal else 0
-        often = pairs.counts[start : start + _ROWS_AT_A_TIME, first:].to(ones.dtype)
-        kernel = torch.addmm(shift, rows, others[first:].T, alpha=1 / rows.shape[1]).pow_(3)
-        # Torch sums by halves; a dot product is no faster, and far less exact on some processors.
-        total += kernel.mul_(often).sum(dim=1).double().sum()
+    with products("ieee", ones.device):
+        for start in range(0, len(ones), _ROWS_AT_A_TIME):
+            rows = ones[start : start + _ROWS_AT_A_TIME]
+            first = start if pairs.above_diagonal else 0
+            often = pairs.counts[start : start + _ROWS_AT_A_TIME, first:].to(ones.dtype)
+            kernel = torch.addmm(shift, rows, others[first:].T, alpha=1 / rows.shape[1]).pow_(3)
+            # Torch sums by halves; a dot product is no faster, and far less exact on some processors.
+            total += kernel.mul_(often).sum(dim=1).double().sum()
     return float(total) / pairs.total
 
 

@@ -21,6 +21,8 @@ def ring_measures(points: Tensor, radius: float, noise: float) -> dict[str, floa
         ``sector_coverage``, the share of 32 equal sectors with a point within 3 deviations of the
         ring.
     """
+    # As many as there are, so that a GPU would be waited for anyway.
+    points = points.cpu()
     radii = points.norm(dim=1)
     on_ring = (radii - radius).abs() <= _REACH_IN_DEVIATIONS * noise
     turns = points[on_ring][:, 1].atan2(points[on_ring][:, 0]) / (2 * math.pi) + 0.5

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tune_gan.metrics.arithmetic import products
 from tune_gan.metrics.diversity import Neighbourhoods
 from tune_gan.metrics.frechet import FrechetReference
 from tune_gan.metrics.kernel import KernelReference
@@ -54,7 +53,7 @@ class Scorer:
     Fréchet distance take the first 2,000.
 
     All is computed where the instrument computes features, on a GPU in full precision, whatever that of
-    the training is; only numbers come back.
+    the training is: only numbers come back.
 
     Args:
         instrument: What to look with.
@@ -62,18 +61,11 @@ class Scorer:
         device: Where the instrument computes.
     """
 
-    def __init__(
-        self, instrument: Instrument, held_out: Tensor, device: torch.device = _CPU
-    ) -> None:
+    def __init__(self, instrument: Instrument, held_out: Tensor, device: torch.device = _CPU) -> None:
         self.instrument, self._device = instrument, device
-        with products("ieee", device):
-            self._look_at_real(held_out)
-
-    def _look_at_real(self, held_out: Tensor) -> None:
         shuffle = torch.Generator().manual_seed(_SHUFFLE_SEED)
         order = torch.randperm(len(held_out), generator=shuffle)
-        instrument = self.instrument
-        real_features = instrument.features(held_out[order].to(self._device))
+        real_features = instrument.features(held_out[order].to(device))
         self._real_spread = _spread(held_out)
         self._frechet = FrechetReference(real_features, scale=instrument.scale)
         standardised = self._frechet.standardise(real_features)[:_MOST_REAL]
@@ -97,10 +89,7 @@ class Scorer:
             (1 is best, 0 all alike); ``degenerate``, as `is_degenerate` says; and the instrument's
             further measures. Points have no ``distinct``: those of a thin ring are near each other.
         """
-        with products("ieee", self._device):
-            return self._score(samples.to(self._device))
-
-    def _score(self, samples: Tensor) -> dict[str, float]:
+        samples = samples.to(self._device)
         if out_of_bounds(samples):
             return self.worst()
         features = self.instrument.features(samples)
@@ -125,7 +114,7 @@ class Scorer:
         """Return the entropy of the classes of features, in nats; 1 where there are no classes."""
         if self.instrument.classes is None:
             return 1.0
-        shares = self.instrument.classes(features).bincount().double() / len(features)
+        shares = self.instrument.classes(features).cpu().bincount().double() / len(features)
         return float(torch.special.entr(shares).sum())
 
     @staticmethod

@@ -3,6 +3,7 @@
 Whoever gets a handle of it imports this module, and is to load no torch for it.
 """
 
+import os
 from typing import Any
 
 
@@ -10,6 +11,8 @@ class LaneActor:
     """Ray's actor around `tune_gan.search.lane_trainer.LaneTrainer`, which says what its methods do."""
 
     def __init__(self, spec: dict[str, Any], run: str, num_lanes: int) -> None:
+        # Before torch is imported: what it routes products of batches through wants a C compiler.
+        os.environ.setdefault("TORCH_DISABLE_NATIVE_JIT", "1")
         from tune_gan.search.lane_trainer import LaneTrainer
 
         self._trainer = LaneTrainer(spec, run, num_lanes)

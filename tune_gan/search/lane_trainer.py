@@ -4,13 +4,14 @@ import os
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
-from tune_gan.gan.training import Report
+from tune_gan.gan.shortage import is_broken
 from tune_gan.search.failures import TrialFailure
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.trainable import TrialRecord, opened_trial, telling_failures
@@ -18,6 +19,8 @@ from tune_gan.search.trainable import TrialRecord, opened_trial, telling_failure
 _LOOK_AGAIN_S = 5.0
 # How long a trial that is due waits for its process, which may have died without a word.
 _LONGEST_SILENCE_S = 60.0
+# Python has one thread work at a time; a report waits for the GPU and for the disk half of its time.
+_MOST_REPORTERS = 4
 
 
 @dataclass(eq=False)
@@ -32,6 +35,8 @@ class _Trial:
         stack: Closes the folder.
         begun: Whether it was begun with.
         asked: Whether its process waits for the next line: what it was told is judged then.
+        is_reporting: Whether a report of it is being made in another thread.
+        is_done: Whether it trains no more, and its lane is to be free.
         answer: The next line, or why there is none.
         is_over: Whether no more lines come.
     """
@@ -43,8 +48,15 @@ class _Trial:
     stack: ExitStack = field(default_factory=ExitStack)
     begun: bool = False
     asked: bool = False
+    is_reporting: bool = False
+    is_done: bool = False
     answer: dict[str, Any] | Exception | None = None
     is_over: bool = False
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether Tune has judged its last report, and waits for the next."""
+        return self.asked and self.answer is None and not self.is_reporting
 
 
 class LaneTrainer:
@@ -52,7 +64,8 @@ class LaneTrainer:
 
     A trial's process submits it, asks for one line after the other and tells Ray Tune, and says when
     Tune has stopped it. A lane trains on while Tune judges its last report, but nothing of the next one
-    is written before Tune has let it go on: what is written does not depend on who was faster.
+    is written before Tune has let it go on: what is written does not depend on who was faster. Reports
+    of a GPU are made in other threads, while it trains.
 
     Args:
         spec: The sweep.
@@ -66,6 +79,8 @@ class LaneTrainer:
         self._pools: dict[Any, LanePool] = {}
         self._changed = threading.Condition()
         self._alive_at = time.monotonic()
+        threads = min(self._spec.resources.cpus, _MOST_REPORTERS)
+        self._reporters = ThreadPoolExecutor(threads, thread_name_prefix="report")
         threading.Thread(target=self._train, daemon=True).start()
 
     def load(self) -> int:
@@ -148,7 +163,9 @@ class LaneTrainer:
                 self._changed.wait(_LOOK_AGAIN_S)
             trials = list(self._trials.values())
         for trial in trials:
-            if trial.is_over:
+            if trial.is_done:
+                self._leave(trial)
+            if trial.is_over and not trial.is_reporting:
                 self._let_go(trial)
         for trial in trials:
             # After memory was short there may be more than there are lanes.
@@ -172,6 +189,7 @@ class LaneTrainer:
                     pool = self._pools.get(shape_of(config)) or LanePool(config, self._num_lanes)
                     trial.lane = pool.join(config, trial.record.checkpoint)
             except Exception as error:
+                _end_if_broken(error)
                 # What is wrong with its configuration or checkpoint, is before a lane is touched.
                 if not (isinstance(error, TrialFailure) and error.kind == "input"):
                     self._drop(shape_of(config), error)
@@ -189,15 +207,17 @@ class LaneTrainer:
             with telling_failures():
                 due = pool.advance()
         except Exception as error:
+            _end_if_broken(error)
             self._note(error)
             self._drop(shape, error)
             return
         for lane in due:
             trial = of_lane[lane]
             if self._is_awaited(trial):
-                self._answering(trial, lambda trial: self._report(trial, pool))
+                self._report(trial, pool)
             else:
-                self._let_go(trial)
+                self._leave(trial)
+                trial.is_over = True
             self._alive_at = time.monotonic()
 
     def _drop(self, shape: Any, error: Exception) -> None:
@@ -205,13 +225,14 @@ class LaneTrainer:
 
         Whatever it is, it befalls all of its trials, and they are told.
         """
-        self._pools.pop(shape, None)
+        pool = self._pools.pop(shape, None)
+        lanes = pool.lanes if pool is not None else []
         # Its frames would hold the tensors until the last trial has taken its answer.
         error.__traceback__ = error.__context__ = None
         with self._changed:
             trials = list(self._trials.values())
         for trial in trials:
-            if trial.lane is not None and shape_of(trial.lane.training.config) == shape:
+            if trial.lane in lanes:
                 trial.lane = None
                 self._answer(trial, error)
 
@@ -219,21 +240,37 @@ class LaneTrainer:
         """Wait until Tune has judged a trial's last report; return whether it is to go on."""
         until = time.monotonic() + _LONGEST_SILENCE_S
         with self._changed:
-            while not trial.is_over and not (trial.asked and trial.answer is None):
+            while not trial.is_over and not trial.is_judged:
                 self._alive_at = time.monotonic()
+                if trial.is_reporting:
+                    until = self._alive_at + _LONGEST_SILENCE_S
                 if self._alive_at >= until:
                     return False
                 self._changed.wait(_LOOK_AGAIN_S)
             return not trial.is_over
 
-    def _report(self, trial: _Trial, pool: LanePool) -> dict[str, Any]:
-        assert trial.record is not None
+    def _report(self, trial: _Trial, pool: LanePool) -> None:
+        """Make a report of a lane that is due: at once, or on a GPU beside the training."""
         assert trial.lane is not None
-        report: Report = pool.report(trial.lane)
-        line = trial.record.take(report)
-        if line["state"] != "running":
+        lane, collected = trial.lane, pool.collect(trial.lane)
+
+        def make(trial: _Trial) -> dict[str, Any]:
+            assert trial.record is not None
+            report = pool.score(collected)
+            lane.training.adopt(report.training)
+            line, write = trial.record.take(report)
+            write()
+            trial.is_done = line["state"] != "running"
+            return line
+
+        if pool.is_on_cpu:
+            self._answering(trial, make)
+            return
+        if collected.training.iteration == collected.training.config.num_iterations:
+            # There is nothing left to train.
             self._leave(trial)
-        return line
+        trial.is_reporting = True
+        self._reporters.submit(self._answering, trial, make)
 
     def _answering(self, trial: _Trial, do: Any) -> None:
         """Do something for a trial and answer its process with what came of it."""
@@ -242,11 +279,13 @@ class LaneTrainer:
                 answer = do(trial)
         # Whatever it is, it befalls this trial alone, and it is told.
         except Exception as error:
+            _end_if_broken(error)
             self._note(error)
-            self._leave(trial)
-            answer = error
-        if answer is not None:
-            self._answer(trial, answer)
+            trial.is_done, answer = True, error
+        with self._changed:
+            trial.is_reporting = False
+            if answer is not None:
+                self._answer(trial, answer)
 
     def _note(self, error: Exception) -> None:
         """Have half as many lanes from now on if memory was short."""
@@ -278,3 +317,13 @@ class LaneTrainer:
             if self._trials.get(trial.number) is trial:
                 del self._trials[trial.number]
             self._changed.notify_all()
+
+
+def _end_if_broken(error: Exception) -> None:
+    """End the process where an error has left it without a GPU: it could train no trial any more.
+
+    Ray starts another one, in which the trials go on from their last reports.
+    """
+    if is_broken(error):
+        traceback.print_exception(error)
+        os._exit(1)

@@ -4,25 +4,30 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from ray import tune
+from torch import Tensor
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, InputError, StorageError
 from tune_gan.files import append_line, write_whole
 from tune_gan.gan.album import Grids
+from tune_gan.gan.beside import Beside
 from tune_gan.gan.checkpoint import FILE_NAME, check
 from tune_gan.gan.data import load_data
-from tune_gan.gan.memory import is_shortage
-from tune_gan.gan.reports import json_metrics, keep_reports_until
+from tune_gan.gan.models import choose_device
+from tune_gan.gan.reports import described, json_metrics, keep_reports_until
 from tune_gan.gan.scoring import rescore, scorer_of
+from tune_gan.gan.shortage import is_shortage
 from tune_gan.gan.training import Report, iterate
 from tune_gan.grids import GRIDS
+from tune_gan.losses_file import LOSSES_FILE, keep_losses_until, write_losses
 from tune_gan.metrics.score import WORST_SCORE
 from tune_gan.results.trials import METRIC, REPORTS_FILE, SAMPLES_FILE, ranking_score, trial_folder
 from tune_gan.search.failures import TrialFailure
@@ -39,8 +44,9 @@ GRID_SIDE = 160
 def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
     """Train one trial from its last checkpoint on, reporting to Ray Tune.
 
-    A report is first a line of the trial's ``result.json``, then a checkpoint, then told to Tune, so
-    that whatever is killed, and when, the folder alone says how to go on.
+    A report is first its losses, then a line of the trial's ``result.json``, then a checkpoint, then
+    told to Tune, so that whatever is killed, and when, the folder alone says how to go on. A GPU trains
+    on while this is written.
 
     Args:
         values: The searched fields.
@@ -56,11 +62,13 @@ def train_trial(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
             tune.report(trial.told)
         if trial.has_ended:
             return
-        for report in iterate(trial.config, trial.checkpoint):
-            line = trial.take(report)
-            tune.report(line)
-            if line["state"] != "running":
-                return
+        with Beside(choose_device(trial.config.device)) as beside:
+            for report in iterate(trial.config, trial.checkpoint, beside.look):
+                line, write = trial.take(report)
+                beside.begin(write, partial(tune.report, line))
+                if line["state"] != "running":
+                    break
+            beside.wait()
 
 
 @contextmanager
@@ -118,6 +126,7 @@ class TrialRecord:
         if reached and not _ends_at(past, reached):
             self._note = f"begun anew, since {folder / REPORTS_FILE} was damaged"
             reached, past = 0, keep_reports_until(folder / REPORTS_FILE, 0)
+        keep_losses_until(folder / LOSSES_FILE, reached)
         self.checkpoint = checkpoint if reached else None
         self.told = {METRIC: min(map(ranking_score, past)), **past[-1]} if past else {}
         self.has_ended = bool(past) and past[-1]["state"] != "running"
@@ -125,15 +134,39 @@ class TrialRecord:
         self._health.catch_up(past)
         self._grids = _grids(folder, self.config, reached)
 
-    def take(self, report: Report) -> dict[str, Any]:
-        """Write a report, its samples and a checkpoint, in this order; return the report's line."""
-        line = _line(report, self._health, self._spec)
+    def take(self, report: Report) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Take in a report.
+
+        Returns:
+            The report's line, and what writes its losses, the line, its samples and a checkpoint, in
+            this order. That holds all that it takes of the training as it is now, and may be called in
+            another thread.
+        """
+        line, training = _line(report, self._health, self._spec), report.training
+        self._note = self._note or report.note
         if self._note and line["state"] == "running":
             line["cause"], self._note = self._note, ""
-        append_line(self._folder / REPORTS_FILE, line)
-        _draw(self._folder, self._grids, report)
-        report.training.save(self._folder / CHECKPOINT)
-        return line
+        samples, snapshot = self._grids.samples_of(training.scored_generator), training.snapshot()
+        iteration = int(report.metrics["iteration"])
+        is_best = training.best.iteration == iteration
+
+        def write() -> None:
+            write_losses(self._folder / LOSSES_FILE, iteration, report.losses)
+            append_line(self._folder / REPORTS_FILE, line)
+            self._draw(samples, iteration, is_best)
+            snapshot.write(self._folder / CHECKPOINT)
+
+        return line, write
+
+    def _draw(self, samples: Tensor, iteration: int, is_best: bool) -> None:
+        """Draw the samples of a report, once more as the trial's own where it is the best so far."""
+        file = self._grids.file(iteration)
+        try:
+            self._grids.add(samples, iteration)
+            if is_best:
+                write_whole(self._folder / SAMPLES_FILE, file.read_bytes())
+        except OSError as error:
+            raise StorageError(f"{file} cannot be written ({error.strerror})") from None
 
 
 def _grids(folder: Path, config: GanConfig, reached: int) -> Grids:
@@ -141,17 +174,6 @@ def _grids(folder: Path, config: GanConfig, reached: int) -> Grids:
         return Grids(folder, config, load_data(config), reached, GRID_SIDE)
     except OSError as error:
         raise StorageError(f"{folder / GRIDS} cannot be made ({error.strerror})") from None
-
-
-def _draw(folder: Path, grids: Grids, report: Report) -> None:
-    """Draw the samples of a report, and once more as the trial's own where it is the best so far."""
-    iteration = int(report.metrics["iteration"])
-    try:
-        grids.add(report.training.scored_generator, iteration)
-        if report.training.best.iteration == iteration:
-            write_whole(folder / SAMPLES_FILE, grids.file(iteration).read_bytes())
-    except OSError as error:
-        raise StorageError(f"{grids.file(iteration)} cannot be written ({error.strerror})") from None
 
 
 def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
@@ -176,7 +198,7 @@ def _line(report: Report, health: Health, spec: SweepSpec) -> dict[str, Any]:
     evaluation = len(report.training.history)
     return {
         **metrics,
-        "instrument": report.training.instrument,
+        **described(report),
         "evaluation": evaluation,
         "state": state,
         "cause": cause,

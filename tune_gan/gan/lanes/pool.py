@@ -159,10 +159,15 @@ class _Tick:
     def at(cls, block: _Block, tick: int | None) -> "_Tick":
         """Return a tick of a block, by default that at the block's place."""
         parts = (block.batches, block.disc_latents, block.gen_latents, block.shares, block.turns)
-        if tick is not None:
-            return cls(*(part[tick] for part in parts), block.rows[tick])
-        there = (part.index_select(0, block.place).squeeze(0) for part in parts)
-        return cls(*there, torch.zeros_like(block.rows[0]))
+        if tick is None:
+            batch, disc_latents, gen_latents, shares, turns = (
+                part.index_select(0, block.place).squeeze(0) for part in parts
+            )
+            row = torch.zeros_like(block.rows[0])
+        else:
+            batch, disc_latents, gen_latents, shares, turns = (part[tick] for part in parts)
+            row = block.rows[tick]
+        return cls(batch, disc_latents, gen_latents, shares, turns, row)
 
 
 class LanePool:
@@ -326,8 +331,8 @@ class LanePool:
         return Collected(training if self.is_on_cpu else training.copied(), losses, times)
 
     def score(self, collected: Collected) -> Report:
-        """Score what was collected, in any thread; the state in the report is as `iterate` leaves it."""
-        return make_report(*collected[:2], self._scorer, collected.times)
+        """Score what was collected, in any thread; the report's state is as `iterate` leaves it."""
+        return make_report(collected.training, collected.losses, self._scorer, collected.times)
 
     def report(self, lane: Lane) -> Report:
         """Score a lane that is due and return its report."""
@@ -365,7 +370,10 @@ class LanePool:
         ticks = min(self._longest_block(), *map(_ticks_left, self.lanes))
         size = (ticks, len(self._lanes))
         block = self._static or _Block.empty(
-            self._config, self._samples, (_LONGEST_BLOCK if self._replays else ticks, size[1]), self._device
+            self._config,
+            self._samples,
+            (_LONGEST_BLOCK if self._replays else ticks, size[1]),
+            self._device,
         )
         self._static = block if self._replays else None
         indices = torch.zeros(*size, self._config.batch_size, dtype=torch.int64)
