@@ -1,5 +1,6 @@
 """The losses of every iteration of a run as a table."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from tune_gan import load_losses
 from tune_gan.errors import RunFolderError, StorageError
 from tune_gan.files import append_line
 from tune_gan.losses_file import LOSSES_FILE, Rows, write_losses
+from tune_gan.results.answers import print_losses
+from tune_gan.results.formats import Format
 from tune_gan.results.losses import COLUMNS, loss_bands, require_losses
 
 _OF_0_1_0 = Path(__file__).parent / "run_of_0_1_0"
@@ -173,3 +176,55 @@ def test_trials_have_stretches_of_their_own() -> None:
         [6, 1, 1, 6],
         [6, 2, 2, 6],
     ]
+
+
+def _printed(run: Path, form: Format, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    print_losses(run, form)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_files_have_every_row(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_losses(run / "trial_00005" / LOSSES_FILE, 1, np.array([[np.nan, 0.1, 3e-7, -2]], np.float32))
+    assert _printed(run, Format.CSV, capsys) == [
+        "trial,iteration,gen_loss,disc_loss,disc_real,disc_fake",
+        "0,1,1.25,1.5,1.75,1.875",
+        "0,2,2.25,2.5,2.75,2.875",
+        "0,3,3.25,3.5,3.75,3.875",
+        "2,1,2001.25,2001.5,2001.75,2001.875",
+        "2,2,2002.25,2002.5,2002.75,2002.875",
+        "5,1,,0.1,3e-07,-2.0",
+    ]
+    values = json.loads("".join(_printed(run, Format.JSON, capsys)))
+    assert [value["gen_loss"] for value in values] == [1.25, 2.25, 3.25, 2001.25, 2002.25, None]
+    assert len(_printed(run, Format.MARKDOWN, capsys)) == 8
+
+
+def test_a_table_shows_twenty_iterations_of_a_trial_at_most_and_its_last(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_losses(run / "trial_00005" / LOSSES_FILE, 399, rows_of(5, 0, 399))
+    *rows, empty, note = _printed(run, Format.TABLE, capsys)
+    shown = [list(map(int, row.split()[:2])) for row in rows[1:]]
+    assert shown == [[0, 3], [2, 2], *([5, 20 * i] for i in range(1, 20)), [5, 399]]
+    assert empty == ""
+    assert note == (
+        "every 20 iterations and at a trial's last one; all 404 rows: "
+        "--format csv, parquet, json or markdown"
+    )
+
+
+def test_a_table_of_many_trials_has_fewer_rows_of_each(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_gan.results.answers._MOST_ROWS", 6)
+    *rows, _, note = _printed(run, Format.TABLE, capsys)
+    shown = [list(map(int, row.split()[:2])) for row in rows[1:]]
+    assert shown == [[0, 2], [0, 3], [2, 2], [5, 1]]
+    assert note.startswith("every 2 iterations")
+
+
+def test_a_short_run_is_a_table_as_a_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_losses(run / "trial_00005" / LOSSES_FILE, 20, rows_of(5, 0, 20))
+    lines = _printed(run, Format.TABLE, capsys)
+    assert len(lines) == 26
+    assert lines[-1].split() == ["5", "20", "5020", "5020", "5021", "5021"]

@@ -64,8 +64,8 @@ def require_losses(run: Path, losses: pd.DataFrame) -> None:
         return
     if _has_reports(run):
         raise RunFolderError(
-            f"{run} has no {LOSSES_FILE}: an earlier version trained it, which kept no losses of single "
-            "iterations; train it again to have them"
+            f"{run} has no {LOSSES_FILE}: an earlier version trained it, which kept none; "
+            "train it again to have them"
         )
     raise RunFolderError(
         f"{run} has no losses: nothing has reported; they are there from the first report on"
