@@ -7,12 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from tests.integration.commands import PATIENCE_S, command, tune_gan
 from tests.results.test_results import TRIALS, write_run
+from tune_gan import load_losses
 from tune_gan.config import OTHER_NAMES, GanConfig
+from tune_gan.losses_file import LOSSES_FILE, write_losses
 from tune_gan.presets import preset_names
 from tune_gan.search.spec import load_spec, resolve
 from tune_gan.settings import parse_yaml
@@ -311,3 +315,22 @@ def test_analysis_script_is_the_command(tmp_path: Path, capsys: pytest.CaptureFi
     write_run(tmp_path / "run", TRIALS)
     rank.main([str(tmp_path / "run")])
     assert capsys.readouterr().out == tune_gan("rank", "run", cwd=tmp_path).stdout
+
+
+def test_the_losses_of_a_sweep_and_of_a_training(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", TRIALS)
+    rows = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=np.float32)
+    write_losses(run / "trial_00002" / LOSSES_FILE, 2, rows)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "config.yaml").write_text("dataset: circle\n")
+    write_losses(tmp_path / "training" / LOSSES_FILE, 1, rows[1:])
+    heading = "trial,iteration,gen_loss,disc_loss,disc_real,disc_fake"
+    shown = tune_gan("curves", "run", "--losses", "--format", "csv", cwd=tmp_path)
+    assert shown.stdout.splitlines() == [heading, "2,1,1.0,2.0,3.0,4.0", "2,2,5.0,6.0,7.0,8.0"]
+    shown = tune_gan("curves", "training", "--losses", "--format", "csv", cwd=tmp_path)
+    assert shown.stdout.splitlines() == [heading, "0,1,5.0,6.0,7.0,8.0"]
+    with (tmp_path / "losses.parquet").open("wb") as file:
+        arguments = command("curves", "run", "--losses", "--format", "parquet")
+        subprocess.run(arguments, cwd=tmp_path, stdout=file, check=True)
+    kept = pd.read_parquet(tmp_path / "losses.parquet")
+    pd.testing.assert_frame_equal(kept, load_losses(run))

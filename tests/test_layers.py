@@ -65,6 +65,7 @@ def test_layers(place: str) -> None:
         ),
         ("import tune_gan.cli", {"torch", "ray", "pandas", "optuna"}),
         ("from tune_gan import load_results; import tune_gan.results.show", {"torch", "ray"}),
+        ("from tune_gan import load_losses", {"torch", "ray", "optuna"}),
         ("import tune_gan.results.answers, tune_gan.results.report.page", {"torch", "ray", "optuna"}),
         ("from tune_gan import SweepSpec", {"torch", "ray", "optuna"}),
         ("import tune_gan.submission.submit", {"torch", "ray", "optuna", "pandas"}),

@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from tune_gan.gan.run_folder import train
     from tune_gan.presets import load_preset
     from tune_gan.results.load import load_results
+    from tune_gan.results.losses import load_losses
     from tune_gan.search.spec import SweepSpec
     from tune_gan.search.tuner import run_sweep
 
 __version__ = "0.2.0"
 
-__all__ = ["GanConfig", "SweepSpec", "load_preset", "load_results", "run_sweep", "train"]
+__all__ = [
+    "GanConfig",
+    "SweepSpec",
+    "load_losses",
+    "load_preset",
+    "load_results",
+    "run_sweep",
+    "train",
+]
 
 _HOME_OF_NAME = {
     "GanConfig": "tune_gan.config",
     "SweepSpec": "tune_gan.search.spec",
+    "load_losses": "tune_gan.results.losses",
     "load_preset": "tune_gan.presets",
     "load_results": "tune_gan.results.load",
     "run_sweep": "tune_gan.search.tuner",

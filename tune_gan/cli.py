@@ -675,19 +675,36 @@ def compare(
 
 @app.command()
 def curves(
-    run: RunArgument,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a sweep, or with --losses of one training.", show_default=False
+        ),
+    ],
     reports: Annotated[
         bool, typer.Option("--reports", help="Print the score of every report of every trial instead.")
+    ] = False,
+    losses: Annotated[
+        bool,
+        typer.Option(
+            "--losses",
+            help="Print gen_loss, disc_loss, disc_real and disc_fake of every iteration of every trial "
+            "instead; as a table of up to 20 iterations of a trial.",
+        ),
     ] = False,
     form: FormatOption = "table",
     as_json: JsonOption = False,
 ) -> None:
     """Say whether early stopping was right: how early scores agreed with the final ones."""
-    from tune_gan.results.answers import print_curves, print_learning_curves
+    from tune_gan.results.answers import print_curves, print_learning_curves, print_losses
     from tune_gan.results.formats import Format
 
+    if losses and reports:
+        raise ConfigError("--losses and --reports ask for two tables; choose one")
     chosen = Format.parse(form, as_json)
-    if reports:
+    if losses:
+        print_losses(run, chosen)
+    elif reports:
         print_learning_curves(run, chosen)
     else:
         print_curves(run, chosen)

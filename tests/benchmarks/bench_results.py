@@ -28,7 +28,8 @@ space:
 search: {algorithm: random, num_trials: 10000}
 """
 _MEASURES = [
-    *("gen_loss", "disc_loss", "disc_real", "disc_fake", "fid_proxy_se", "kid", "coverage", "density"),
+    *("gen_loss", "disc_loss", "disc_real", "disc_fake", "gen_loss_std", "disc_loss_std"),
+    *("fid_proxy_se", "kid", "coverage", "density"),
     *("distinct", "spread", "class_entropy", "samples_per_s", "train_time_s", "time_s"),
 ]
 

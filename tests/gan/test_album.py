@@ -7,13 +7,18 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from tests.gan.test_loss_scalars import expected, points_of, rows_of
 from tune_gan import train
 from tune_gan.config import GanConfig
+from tune_gan.gan.album import Album
 from tune_gan.gan.checkpoint import FILE_NAME, Snapshot
+from tune_gan.gan.data import load_data
 from tune_gan.gan.models import build_generator
 from tune_gan.gan.pictures import picture
 from tune_gan.gan.scoring import generate
+from tune_gan.gan.training import iterate
 from tune_gan.grids import grid_files
+from tune_gan.losses_file import LOSSES_FILE, write_losses
 from tune_gan.metrics.score import score_latents
 
 DIGITS = GanConfig(
@@ -62,6 +67,23 @@ def test_tensorboard_shows_hyperparameters_with_the_best_and_the_last_score(tmp_
     assert values["gen_lr"].number_value == DIGITS.gen_lr
     assert values["optimizer"].string_value == "adam"
     assert values["gen_hidden"].string_value == "[16]"
+
+
+def test_tensorboard_has_the_losses_of_every_iteration_once(
+    tiny_ring: GanConfig, tmp_path: Path
+) -> None:
+    reports, data = list(iterate(tiny_ring)), load_data(tiny_ring)
+    write_losses(tmp_path / LOSSES_FILE, 6, rows_of(0, 6))
+    with Album(tmp_path, tiny_ring, data, resumed_at=0) as album:
+        album.add_report(reports[0], album.samples_of(reports[0].training.generator))
+        album.add_report(reports[1], album.samples_of(reports[1].training.generator))
+        assert points_of(tmp_path) == expected([1, 2, 3, 4])
+    # As after a kill before the checkpoint of iteration 4.
+    with Album(tmp_path, tiny_ring, data, resumed_at=2) as album:
+        album.add_report(reports[1], album.samples_of(reports[1].training.generator))
+        assert points_of(tmp_path) == expected([1, 2, 3, 4])
+        album.add_report(reports[2], album.samples_of(reports[2].training.generator))
+    assert points_of(tmp_path) == expected([1, 2, 3, 4, 5, 6])
 
 
 def test_a_resumed_run_has_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.gan.fake_gpu import CUDA, FakeGpu, fake_gpu
 from tune_gan.config import GanConfig
 from tune_gan.gan import iteration as iterations
 from tune_gan.gan import real_samples as samples_module
-from tune_gan.gan.data import BatchOrder, load_data
+from tune_gan.gan.data import load_data
 from tune_gan.gan.graphs import WARM_UPS, Replayed
 from tune_gan.gan.lanes import pool as pools
 from tune_gan.gan.lanes.pool import LanePool
@@ -37,7 +37,9 @@ def _problem_of_the_harness() -> str:
             assert gpu.kernels
     # Whatever it is, it says nothing of the program.
     except Exception as error:
-        return f"torch {torch.__version__} has moved the private parts that a fake GPU needs ({error!r})"
+        return (
+            f"torch {torch.__version__} has moved the private parts that a fake GPU needs ({error!r})"
+        )
     return ""
 
 
@@ -49,8 +51,8 @@ pytestmark = pytest.mark.skipif(bool(_PROBLEM), reason=f"no fake GPU: {_PROBLEM}
 def own_data() -> Iterator[None]:
     """Keep no tensor of a fake GPU for other tests.
 
-    What a lane has come to is not copied into its run: gradients cannot be given to parameters of a fake
-    GPU, which in C++ are on none.
+    What a lane has come to is not copied into its run: gradients cannot be given to parameters of a
+    fake GPU, which in C++ are on none.
     """
     with mock.patch.object(LanePool, "_take"):
         yield
@@ -141,7 +143,7 @@ def test_a_training_waits_for_nothing_and_is_captured(
 
 
 def test_samples_that_are_many_stay_on_the_host_and_nothing_waits_for_them() -> None:
-    with mock.patch.object(samples_module, "_free", lambda device: 1000):
+    with mock.patch.object(samples_module, "_free", return_value=1000):
         gpu, train, _ = _train(_config(disc_steps=2))
     assert train._graph is not None
     # They are gathered there.
@@ -251,23 +253,28 @@ def test_a_fault_in_the_loop_is_found(
     fault: Callable[[], Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Or else that none is found would say nothing."""
-    try:
-        with fault():
-            gpu, train, _ = _train(_config(ema_decay=0.9))
-    except RuntimeError as error:
-        assert said in str(error)
-        return
-    assert any(said in found for found in gpu.faults), gpu.faults
-    assert train._graph is None or said == "copy_ of"
+    found: list[str] = []
+    with fault():
+        try:
+            found = _train(_config(ema_decay=0.9))[0].faults
+        except RuntimeError as error:
+            found = [str(error)]
+    assert any(said in each for each in found), found
 
 
 # Lanes.
 
+# Up to the second that is replayed.
+_NUM_TICKS = WARM_UPS + 2
 
-def _ticks(config: GanConfig, num_lanes: int, replays: bool = False) -> tuple[FakeGpu, LanePool, list[Any]]:
+
+def _ticks(
+    config: GanConfig, num_lanes: int, replays: bool = False
+) -> tuple[FakeGpu, LanePool, list[Any]]:
     """Train lanes past a capture and to their report; return the GPU and what was collected."""
     _prepare(config)
-    config = config.model_copy(update={"num_iterations": 8, "report_every": 8})
+    lengths = {"num_iterations": _NUM_TICKS, "report_every": _NUM_TICKS}
+    config = config.model_copy(update=lengths)
     with fake_gpu() as gpu, mock.patch.object(pools, "REPLAYS_TICKS", replays):
         pool = LanePool(config, num_lanes)
         for seed in range(num_lanes):
@@ -288,20 +295,20 @@ def _ticks(config: GanConfig, num_lanes: int, replays: bool = False) -> tuple[Fa
 LANE_VARIANTS = [c for c in VARIANTS if "spectral_norm" not in c]
 
 
-@pytest.mark.parametrize("changes", LANE_VARIANTS, ids=_name)
+@pytest.mark.parametrize("changes", LANE_VARIANTS[:3], ids=_name)
 def test_a_tick_of_lanes_waits_for_nothing(changes: dict[str, Any]) -> None:
     gpu, _, collected = _ticks(_config(**changes), 4)
     assert not gpu.faults
     assert len(collected) == 4
-    assert all(part.losses.rows.shape == (8, 4) for part in collected)
+    assert all(part.losses.rows.shape == (_NUM_TICKS, 4) for part in collected)
 
 
 @pytest.mark.parametrize("changes", LANE_VARIANTS, ids=_name)
-def test_a_tick_of_lanes_can_be_captured(
+def test_a_tick_of_lanes_waits_for_nothing_and_can_be_captured(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is ready for a GPU, where nobody has seen it yet."""
-    gpu, pool, _ = _ticks(_config(**changes), 4, replays=True)
+    """What goes before a capture is launched as it is; the capture itself nobody has seen on a GPU."""
+    gpu, pool, _ = _ticks(_config(**changes), 2, replays=True)
     assert pool._graphs
     assert all(graph._graph is not None for graph in pool._graphs.values()), caplog.text
     assert not gpu.faults
@@ -324,7 +331,7 @@ def test_graphs_of_ticks_are_made_anew_when_lanes_come_or_go() -> None:
 
 
 def test_lanes_need_no_compiler() -> None:
-    """Of an outer product, which is the gradient of a single logit, torch would have Triton make one."""
+    """Of an outer product, as the gradient of a single logit is one, torch would have Triton make it."""
     gpu, _, _ = _ticks(_config(gp_weight=1.0, r1_weight=1.0), 4)
     assert "bmm" in gpu.kernels
     assert not [fault for fault in gpu.faults if "outer" in fault]
@@ -342,7 +349,9 @@ def test_a_lane_is_scored_while_it_is_trained_on() -> None:
 # The score.
 
 
-@pytest.mark.parametrize("changes", [{}, {"dataset": "circle", "latent_dim": 2}, {"architecture": "dcgan64"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dataset": "circle", "latent_dim": 2}, {"architecture": "dcgan64"}]
+)
 def test_samples_are_scored_where_they_are(changes: dict[str, Any]) -> None:
     config = _config(**changes)
     _prepare(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from tests.results.test_results import COLLAPSED, TRIALS, write_run
@@ -91,6 +92,25 @@ def test_a_damaged_cache_is_made_anew(content: bytes | None, run: Path) -> None:
         (run / CACHE_FILE).write_bytes(content)
     pd.testing.assert_frame_equal(load_reports(run), whole)
     assert pd.read_parquet(run / CACHE_FILE)["trial"].tolist() == whole["trial"].tolist()
+
+
+def test_reports_have_the_deviation_of_losses_and_older_ones_none(run: Path) -> None:
+    report = {"iteration": 400, "fid_proxy": 2.0, "gen_loss_std": 0.25, "disc_loss_std": None}
+    append_line(run / "trial_00002" / "result.json", report)
+    for _ in range(2):  # from the file, and from what is kept of it
+        table = load_reports(run).query("trial == 2").set_index("iteration")
+        assert table["gen_loss_std"].dropna().to_dict() == {400: 0.25}
+        assert table["disc_loss_std"].isna().all()
+
+
+def test_what_an_earlier_version_kept_is_made_anew(run: Path) -> None:
+    whole = load_reports(run)
+    kept = pq.read_table(run / CACHE_FILE)
+    metadata = json.loads(kept.schema.metadata[b"tune_gan"])
+    older = kept.drop_columns(["gen_loss_std", "disc_loss_std"])
+    metadata["form"] = 1
+    pq.write_table(older.replace_schema_metadata({"tune_gan": json.dumps(metadata)}), run / CACHE_FILE)
+    pd.testing.assert_frame_equal(load_reports(run), whole)
 
 
 def test_a_byte_flipped_in_the_cache_is_no_traceback(run: Path) -> None:

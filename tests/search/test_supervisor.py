@@ -4,16 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from ray.tune.experiment import Experiment, Trial
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.gan.test_loss_scalars import expected, points_of, rows_of
+from tests.limits import largest_file
 from tune_gan.files import append_line
 from tune_gan.grids import GRIDS
-from tune_gan.results.trials import METRIC, REPORTS_FILE, trial_folder
+from tune_gan.losses_file import LOSSES_FILE, keep_losses_until, write_losses
+from tune_gan.results.trials import METRIC, REPORTS_FILE, SAMPLES_FILE, trial_folder
 from tune_gan.search.scheduler import tune_trial_id
 from tune_gan.search.searcher import StudySearch
 from tune_gan.search.spec import SweepSpec
 from tune_gan.search.study import SweepStudy
-from tune_gan.search.supervisor import Budget, Supervisor
+from tune_gan.search.supervisor import Budget, Curves, Supervisor
 from tune_gan.search.trainable import CHECKPOINT
 
 SPEC: dict[str, Any] = {
@@ -168,3 +173,155 @@ def test_iterations_of_all_starts_are_spent(start: Callable[..., _Run]) -> None:
     assert resumed.budget(tune_trial_id(0), {"iteration": 90})
     assert resumed.budget.spent == "its 200 iterations are spent"
     assert resumed.search.is_over
+
+
+class _Told:
+    """A trial that trains with a report every 30 iterations, and what TensorBoard shows of it."""
+
+    def __init__(self, run: _Run) -> None:
+        number = run.study.add({"gen_lr": 1e-3}).number
+        self.folder, self._run = trial_folder(run.folder, number), run
+        self.folder.mkdir()
+        self.trial = Trial("dummy", stub=True, trial_id=tune_trial_id(number))
+        self.curves = Curves(run.study)
+
+    def train(self, *iterations: int, is_heard: bool = True) -> None:
+        for iteration in iterations:
+            write_losses(self.folder / LOSSES_FILE, iteration, rows_of(iteration - 30, iteration))
+            append_line(self.folder / REPORTS_FILE, self.report(iteration))
+            if is_heard:
+                self.hear(iteration)
+
+    def hear(self, iteration: int) -> None:
+        result = {**self.report(iteration), "done": False, "pid": 1}
+        self.curves.on_trial_result(1, [], self.trial, result)
+
+    def start_again(self) -> None:
+        self.curves = Curves(self._run.study)
+
+    def report(self, iteration: int) -> dict[str, Any]:
+        numbers = {"gen_loss": 0.5, "gen_loss_std": iteration / 4, "degenerate": False}
+        return {
+            "iteration": iteration,
+            "fid_proxy": float(iteration),
+            "time_s": 1.0,
+            "reported_at": 1e9 + iteration,
+            **numbers,
+        }
+
+    def reports(self, tag: str = "fid_proxy") -> list[tuple[int, float, float]]:
+        events = EventAccumulator(str(self.folder), {"scalars": 0}).Reload()
+        return [(event.step, event.value, event.wall_time) for event in events.Scalars(tag)]
+
+    def assert_shown(self, *iterations: int) -> None:
+        """See that every report until the last is there once, and every iteration."""
+        assert self.reports() == [(i, float(i), 1e9 + i) for i in iterations]
+        assert points_of(self.folder) == expected(list(range(1, iterations[-1] + 1)))
+
+
+def test_tensorboard_has_the_numbers_of_reports_and_the_losses_of_iterations(
+    start: Callable[..., _Run],
+) -> None:
+    told = _Told(start())
+    told.train(30, 60)
+    told.assert_shown(30, 60)
+    assert [value for _, value, _ in told.reports("gen_loss_std")] == [7.5, 15.0]
+    tags = EventAccumulator(str(told.folder)).Reload().Tags()["scalars"]
+    assert set(tags) == {"fid_proxy", "gen_loss", "gen_loss_std", "degenerate", *expected([])}
+
+
+def test_a_trial_that_goes_on_tells_its_last_report_again_and_shows_it_once(
+    start: Callable[..., _Run],
+) -> None:
+    told = _Told(start())
+    told.train(30, 60)
+    told.hear(60)
+    told.train(90)
+    told.assert_shown(30, 60, 90)
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_after_a_resume_every_point_is_there_once(is_heard: bool, start: Callable[..., _Run]) -> None:
+    told = _Told(start())
+    told.train(30)
+    told.train(60, is_heard=is_heard)
+    told.start_again()
+    told.hear(60)
+    told.assert_shown(30, 60)
+    told.train(90)
+    told.assert_shown(30, 60, 90)
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_trial_that_is_begun_anew_shows_its_new_start(
+    is_resumed: bool, start: Callable[..., _Run]
+) -> None:
+    told = _Told(start())
+    told.train(30, 60, 90)
+    keep_losses_until(told.folder / LOSSES_FILE, 0)
+    (told.folder / REPORTS_FILE).unlink()
+    if is_resumed:
+        told.start_again()
+    told.train(30)
+    told.assert_shown(30)
+    told.train(60)
+    told.assert_shown(30, 60)
+
+
+def test_losses_of_a_report_that_is_not_heard_yet_wait_for_it(start: Callable[..., _Run]) -> None:
+    told = _Told(start())
+    told.train(30, 60, is_heard=False)
+    told.hear(30)
+    told.assert_shown(30)
+    told.hear(60)
+    told.assert_shown(30, 60)
+
+
+def test_a_trial_without_losses_has_its_reports(start: Callable[..., _Run]) -> None:
+    told = _Told(start())
+    append_line(told.folder / REPORTS_FILE, told.report(30))
+    told.hear(30)
+    assert [step for step, _, _ in told.reports()] == [30]
+    assert points_of(told.folder) == {}
+
+
+def test_at_its_end_a_trial_shows_its_samples_and_its_line_of_hyperparameters(
+    start: Callable[..., _Run],
+) -> None:
+    told = _Told(start())
+    told.train(30)
+    Image.new("RGB", (9, 8)).save(told.folder / SAMPLES_FILE)
+    told.trial.config = {"gen_lr": 1e-3}
+    told.trial.run_metadata.last_result = {
+        **told.report(30),
+        "best_fid_proxy": 25.0,
+        "state": "completed",
+    }
+    told.curves.on_trial_complete(1, [], told.trial)
+    events = EventAccumulator(str(told.folder)).Reload()
+    (picture,) = events.Images("samples")
+    assert (picture.step, picture.height, picture.width) == (30, 8, 9)
+    scores = [events.Scalars(f"hparam/{name}_fid_proxy")[0].value for name in ("best", "last")]
+    assert scores == [25.0, 30.0]
+    told.assert_shown(30)
+
+
+def test_curves_that_cannot_be_written_or_read_end_nothing(
+    start: Callable[..., _Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _Told(start())
+    told.train(30)
+    with monkeypatch.context() as patch:
+        patch.setattr("tune_gan.losses_file.np.fromfile", _fail)
+        told.train(60)
+    told.train(90)
+    told.assert_shown(30, 60, 90)
+    with largest_file(10_000):
+        told.train(120, 150)
+    told.start_again()
+    told.hear(150)
+    told.assert_shown(30, 60, 90, 120, 150)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError(5, "Input/output error")

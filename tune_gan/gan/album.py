@@ -8,10 +8,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.data import Dataset, resize
+from tune_gan.gan.event_file import EventFile
+from tune_gan.gan.loss_scalars import LossScalars
 from tune_gan.gan.pictures import picture, picture_tensor
 from tune_gan.gan.scoring import generate
 from tune_gan.gan.training import Report
 from tune_gan.grids import GRIDS, grid_file, grid_files, iteration_of, save_whole, training_gif
+from tune_gan.losses_file import LOSSES_FILE
 from tune_gan.metrics.score import NUM_GENERATED, score_latents
 
 _NUM_IN_GRID = 25
@@ -66,9 +69,10 @@ class Grids:
 class Album:
     """Draws a run's samples, and writes its scalars.
 
-    A 5x5 grid of every report goes into ``grids/``. TensorBoard gets the scalars, and 8x8 samples as
-    runs ``fake``, at every report, and ``real``, once, under one tag, which it shows side by side. Of
-    points all 2,000 are drawn, over as many real ones.
+    A 5x5 grid of every report goes into ``grids/``. TensorBoard gets the scalars, the losses of the
+    folder's file, as `LossScalars` thins them, and 8x8 samples as runs ``fake``, at every report, and
+    ``real``, once, under one tag, which it shows side by side. Of points all 2,000 are drawn, over as
+    many real ones.
 
     Args:
         folder: The run's folder.
@@ -81,9 +85,13 @@ class Album:
         self._grids = Grids(folder, config, data, resumed_at)
         # With nothing drawn yet iteration 0 is to come.
         purge_step = resumed_at + 1 if resumed_at else 0
-        self._scalars, self._fake_pictures, self._real_pictures = (
+        self._fake_pictures, self._real_pictures = (
             SummaryWriter(str(place), purge_step=purge_step)
-            for place in (folder, folder / "fake", folder / "real")
+            for place in (folder / "fake", folder / "real")
+        )
+        self._scalars = EventFile(folder, purge_step)
+        self._losses = LossScalars(
+            self._scalars, folder / LOSSES_FILE, config.num_iterations, resumed_at
         )
 
     def __enter__(self) -> Self:
@@ -102,11 +110,11 @@ class Album:
         return self._grids.samples_of(generator)
 
     def add_report(self, report: Report, samples: Tensor) -> None:
-        """Write a report's numbers and draw its generator's samples."""
+        """Write a report's numbers, the losses until then, and draw its generator's samples."""
         iteration = int(report.metrics["iteration"])
-        for name, value in report.metrics.items():
-            if name != "iteration":
-                self._scalars.add_scalar(name, value, iteration)
+        numbers = {name: value for name, value in report.metrics.items() if name != "iteration"}
+        self._scalars.add_scalars(numbers, iteration)
+        self._losses.add_until(iteration)
         self._scalars.flush()
         self.add_samples(samples, iteration)
 

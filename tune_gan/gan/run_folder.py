@@ -71,10 +71,11 @@ def train(
 ) -> TrainingResult:
     """Train one configuration and write all about it into a folder.
 
-    Written are ``config.yaml`` first; at every report the losses of its iterations in ``losses.f32``, a
-    line of ``metrics.jsonl``, a picture in ``grids/``, TensorBoard scalars and, as its runs ``real`` and
-    ``fake`` under one tag, samples, and ``checkpoint/``; at the end ``samples.png``, from the best
-    generator, ``training.gif``, the hyperparameters for TensorBoard, and ``result.json`` last.
+    Written are ``config.yaml`` first; at every report the losses of its iterations in
+    ``losses.f32``, a line of ``metrics.jsonl``, a picture in ``grids/``, TensorBoard scalars and, as
+    its runs ``real`` and ``fake`` under one tag, samples, and ``checkpoint/``; at the end
+    ``samples.png``, from the best generator, ``training.gif``, the hyperparameters for TensorBoard,
+    and ``result.json`` last.
 
     Args:
         config: What to train.

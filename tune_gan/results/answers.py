@@ -12,8 +12,11 @@ from tune_gan.results.compare import attainable, beside, compare, groups
 from tune_gan.results.curves import COLUMN_NOTES, early_and_final, learning_curves, verdict
 from tune_gan.results.formats import Format, plain, print_table, records
 from tune_gan.results.importance import NOISE, Importance, Method, importance
+from tune_gan.results.losses import load_losses, require_losses
 from tune_gan.results.seeds import seed_noise
 
+# Of a table on a terminal, in all and of a trial.
+_MOST_ROWS, _MOST_ROWS_OF_A_TRIAL = 1000, 20
 _COSTS = ("iterations", "seconds", "trials")
 _MEANING = {
     Method.PED_ANOVA: "which asks what sets the best tenth apart",
@@ -111,6 +114,29 @@ def print_curves(run: Path, form: Format) -> None:
 def print_learning_curves(run: Path, form: Format) -> None:
     """Print the score of every report, and the best of its trial until then."""
     print_table(learning_curves(run), form)
+
+
+def print_losses(run: Path, form: Format) -> None:
+    """Print the losses of every iteration; as a table those of 20 iterations of a trial at most.
+
+    Raises:
+        RunFolderError: if the folder is no run folder, or has no losses.
+        StorageError: if a file of losses cannot be read.
+    """
+    losses = load_losses(run)
+    require_losses(run, losses)
+    num_shown = min(max(_MOST_ROWS // losses["trial"].nunique(), 1), _MOST_ROWS_OF_A_TRIAL)
+    step = -(-int(losses["iteration"].max()) // num_shown)
+    if form != Format.TABLE or step == 1:
+        print_table(losses, form)
+        return
+    is_last = ~losses["trial"].duplicated(keep="last")
+    print_table(losses[(losses["iteration"] % step == 0) | is_last], form)
+    _say(
+        "",
+        f"every {step:,} iterations and at a trial's last one; all {len(losses):,} rows: "
+        "--format csv, parquet, json or markdown",
+    )
 
 
 def print_seeds(run: Path, form: Format) -> None:

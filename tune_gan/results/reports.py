@@ -29,6 +29,8 @@ MEASURES = [
     "disc_loss",
     "disc_real",
     "disc_fake",
+    "gen_loss_std",
+    "disc_loss_std",
     "fid_proxy",
     "fid_proxy_se",
     "kid",
@@ -47,7 +49,7 @@ MEASURES = [
 TEXTS = ["instrument", "worker"]
 COLUMNS = ["trial", "iteration", "ranking_score", "degenerate", *MEASURES, *TEXTS]
 # Of the file's form and not of the program: a cache of another form is made anew.
-_FORM = 1
+_FORM = 2
 
 _log = logging.getLogger(__name__)
 

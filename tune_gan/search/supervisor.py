@@ -10,12 +10,15 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
-from torch.utils.tensorboard import SummaryWriter
 
 from tune_gan.config import GanConfig
+from tune_gan.errors import StorageError
 from tune_gan.gan.album import write_hyperparameters
+from tune_gan.gan.event_file import EventFile
+from tune_gan.gan.loss_scalars import LossScalars
 from tune_gan.gan.pictures import read_tensor
 from tune_gan.grids import GRIDS
+from tune_gan.losses_file import LOSSES_FILE
 from tune_gan.results.reports import MEASURES
 from tune_gan.results.trials import (
     REPORTS_FILE,
@@ -186,10 +189,44 @@ def _is_there(path: Path) -> bool:
         return True
 
 
+class _TrialEvents:
+    """TensorBoard's events of a trial, which replace those of an earlier start of the sweep.
+
+    Args:
+        folder: The trial's folder.
+        num_iterations: Of its whole training.
+    """
+
+    def __init__(self, folder: Path, num_iterations: int) -> None:
+        self._folder = folder
+        # Nobody knows how far an earlier start came with its own.
+        self.file = EventFile(folder, purge_step=0)
+        self._losses = LossScalars(self.file, folder / LOSSES_FILE, num_iterations)
+        self.iteration = 0
+
+    def add_past(self, iteration: int) -> None:
+        """Write the reports before an iteration, and the losses until then."""
+        for report in read_reports(self._folder / REPORTS_FILE):
+            if report["iteration"] < iteration:
+                self.add(report)
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Write a report's numbers and the losses until then."""
+        self.iteration = report["iteration"]
+        numbers = {
+            name: float(value)
+            for name, value in report.items()
+            if isinstance(value, float | bool) and name in _REPORTED
+        }
+        self.file.add_scalars(numbers, self.iteration, report.get("reported_at"))
+        self._losses.add_until(self.iteration)
+        self.file.flush()
+
+
 class Curves(tune.Callback):
     """Writes TensorBoard's events of each trial into the trial's folder.
 
-    Its scalars at every report; at its end its line of HPARAMS and its best samples.
+    Its scalars and its losses at every report; at its end its line of HPARAMS and its best samples.
 
     Args:
         study: The study.
@@ -197,7 +234,7 @@ class Curves(tune.Callback):
 
     def __init__(self, study: SweepStudy) -> None:
         self._study = study
-        self._writers: dict[str, SummaryWriter] = {}
+        self._events: dict[str, _TrialEvents] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out everything when Tune pickles its settings, which nobody reads."""
@@ -207,31 +244,34 @@ class Curves(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Write a report's numbers."""
-        folder = trial_folder(self._study.folder, int(trial.trial_id))
         # Curves are worth no trial: a disk that is full stops the sweep elsewhere.
-        with suppress(OSError):
-            if trial.trial_id not in self._writers:
-                self._writers[trial.trial_id] = SummaryWriter(str(folder))
-            writer = self._writers[trial.trial_id]
-            for name, value in result.items():
-                if isinstance(value, float | bool) and name in _REPORTED:
-                    writer.add_scalar(name, float(value), result["iteration"])
-            writer.flush()
+        with suppress(OSError, StorageError):
+            reached, events = result.get("iteration", 0), self._events.get(trial.trial_id)
+            if events is not None and reached < events.iteration:
+                # The trial was begun anew.
+                self._events.pop(trial.trial_id).file.close()
+                events = None
+            if events is None:
+                folder = trial_folder(self._study.folder, int(trial.trial_id))
+                events = _TrialEvents(folder, self._study.spec.gan.num_iterations)
+                self._events[trial.trial_id] = events
+                events.add_past(reached)
+            # A trial that goes on tells its last report once more.
+            if reached > events.iteration:
+                events.add(result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Close a trial's file, and write its hyperparameters."""
         number, result = int(trial.trial_id), trial.last_result or {}
         with suppress(OSError):
             ended = result.get("state") != "running" or getattr(trial, "stopped_by_scheduler", False)
-            if trial.trial_id in self._writers and ended:
-                folder, writer = (
-                    trial_folder(self._study.folder, number),
-                    self._writers.pop(trial.trial_id),
-                )
+            if trial.trial_id in self._events and ended:
+                folder = trial_folder(self._study.folder, number)
+                file = self._events.pop(trial.trial_id).file
                 if (folder / SAMPLES_FILE).is_file():
                     picture = read_tensor(folder / SAMPLES_FILE)
-                    writer.add_image("samples", picture, result.get("iteration", 0))
-                writer.close()
+                    file.add_picture("samples", picture, result.get("iteration", 0))
+                file.close()
                 config = GanConfig.parse({**self._study.spec.gan.model_dump(), **trial.config})
                 scores = float(result["best_fid_proxy"]), float(result["fid_proxy"])
                 write_hyperparameters(folder, config, *scores)
@@ -239,5 +279,5 @@ class Curves(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Close a trial's file."""
         with suppress(OSError):
-            if trial.trial_id in self._writers:
-                self._writers.pop(trial.trial_id).close()
+            if trial.trial_id in self._events:
+                self._events.pop(trial.trial_id).file.close()

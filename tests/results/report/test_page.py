@@ -21,6 +21,7 @@ from tests.results.test_results import COLLAPSED, SWEEP, TRIALS, Trial, write_ru
 from tune_gan.errors import ConfigError, RunFolderError
 from tune_gan.files import append_line
 from tune_gan.grids import GRIDS, grid_file, save_whole
+from tune_gan.losses_file import LOSSES_FILE, read_losses, write_losses
 from tune_gan.results.load import load_results
 from tune_gan.results.ranking import rank
 from tune_gan.results.report.page import write_report
@@ -136,6 +137,80 @@ def test_it_loads_sorts_filters_and_shows_a_trial(run: Path, browser: Any) -> No
     assert not dialog.is_visible()
     assert shown.page.locator(".plot .main-svg").count() > 0
     assert (shown.problems, shown.fetched_from_outside(file)) == ([], [])
+
+
+def _write_losses(run: Path, trial: int, last: int) -> None:
+    """Write losses whose generator's is the iteration and whose discriminator's ten times as much."""
+    rows = np.arange(1, last + 1, dtype=np.float32)[:, None] * np.array([1, 10, 0, 0], np.float32)
+    write_losses(run / f"trial_{trial:05d}" / LOSSES_FILE, last, rows)
+
+
+def test_losses_of_the_best_and_of_the_default_are_bands_over_stretches(run: Path) -> None:
+    # Trial 4 diverged, and trial 1 has none.
+    for trial, last in ((0, 3), (2, 201), (4, 200)):
+        _write_losses(run, trial, last)
+    best, default = json.loads(write_report(run).numbers.read_text())["losses"]
+    assert (best["trial"], default["trial"]) == (2, 0)
+    assert default == {
+        "trial": 0,
+        "first": [1, 2, 3],
+        "last": [1, 2, 3],
+        "gen_loss": {name: [1.0, 2.0, 3.0] for name in ("mean", "low", "high")},
+        "disc_loss": {name: [10.0, 20.0, 30.0] for name in ("mean", "low", "high")},
+    }
+    assert best["first"] == list(range(1, 202, 3))
+    assert best["last"] == list(range(3, 202, 3))
+    assert best["gen_loss"]["mean"] == [float(i) for i in range(2, 202, 3)]
+    assert best["gen_loss"]["low"][:2] == [1.2, 4.2]
+    assert best["gen_loss"]["high"][:2] == [2.8, 5.8]
+    assert best["disc_loss"]["mean"][:2] == [20.0, 50.0]
+
+
+def test_losses_are_drawn_below_scores_with_gaps_where_they_are_not_finite(
+    run: Path, browser: Any
+) -> None:
+    for trial in (0, 1, 2):
+        _write_losses(run, trial, 6)
+    rows = read_losses(run / "trial_00002" / LOSSES_FILE)
+    rows[3, 0] = np.nan
+    write_losses(run / "trial_00002" / LOSSES_FILE, 6, rows)
+    shown = _Page(browser, write_report(run).page)
+    traces = shown.page.evaluate(
+        "document.querySelector('[data-figure=losses]').data.map("
+        "t => [t.name || 'band', t.yaxis || 'y', t.visible, t.x, t.y])"
+    )
+    assert [(name, axis) for name, axis, *_ in traces[:5]] == [
+        ("trial 2", "y"),
+        ("band", "y2"),
+        ("trial 2", "y2"),
+        ("band", "y3"),
+        ("trial 2", "y3"),
+    ]
+    score, band, mean = (trace[3:] for trace in traces[:3])
+    assert score == [[100, 200, 300], [70, 5, 9]]
+    assert mean == [[1, 2, 3, 4, 5, 6], [1, 2, 3, None, 5, 6]]
+    assert band == [
+        [1, 2, 3, 3, 2, 1, None, 5, 6, 6, 5, None],
+        [1, 2, 3, 3, 2, 1, None, 5, 6, 6, 5, None],
+    ]
+    visible = {name: is_visible for name, _, is_visible, *_ in traces if name != "band"}
+    assert visible == {"trial 2": True, "trial 0 (default)": True, "trial 1": "legendonly"}
+    assert shown.page.locator("[data-figure=losses] .main-svg").count() > 0
+    assert shown.problems == []
+
+
+def test_a_run_without_losses_shows_none(run: Path) -> None:
+    assert json.loads(write_report(run).numbers.read_text())["losses"] == []
+    assert 'data-figure="losses"' not in (run / "report.html").read_text()
+
+
+def test_losses_that_cannot_be_read_are_left_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    _write_losses(run, 2, 3)
+    monkeypatch.setattr("tune_gan.losses_file.np.fromfile", fail)
+    assert json.loads(write_report(run).numbers.read_text())["losses"] == []
 
 
 def test_degenerate_trials_are_marked_in_the_figures(run: Path, browser: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tune_gan.errors import RunFolderError, TuneGanError
+from tune_gan.errors import RunFolderError, StorageError, TuneGanError
 from tune_gan.results.compare import attainable, best_by_cost
 from tune_gan.results.confirmed import load_confirmation, not_separable
 from tune_gan.results.curves import early_and_final, verdict
@@ -15,6 +15,7 @@ from tune_gan.results.floor import Floor, read_floor
 from tune_gan.results.formats import records
 from tune_gan.results.importance import importance
 from tune_gan.results.load import load_results
+from tune_gan.results.losses import load_losses, loss_bands
 from tune_gan.results.ranking import choose, rank, searched_fields
 from tune_gan.results.reports import load_reports
 from tune_gan.results.seeds import seed_noise
@@ -24,6 +25,8 @@ from tune_gan.results.trials import num_trials, read_sweep, second_objective
 # With more the page grows too large for a mail; the best are drawn, and others in equal steps.
 MOST_CURVES = 300
 _MOST_POINTS = 400
+_NUM_WITH_LOSSES = 5
+_NUM_STRETCHES = 100
 
 
 def report_contents(run: Path) -> dict[str, Any]:
@@ -32,9 +35,10 @@ def report_contents(run: Path) -> dict[str, Any]:
     Returns:
         ``run`` (its name, trials, versions, commands, seed, spec), ``headline`` (the best trial and
         why, what was gained, how to train it), ``states`` with causes, ``leaderboard`` (as
-        `ranking_records`), ``curves`` (for each trial its reports), ``progress`` (best score against
-        cost), ``attainable``, ``importance``, ``rungs``, ``confirmation``, ``timeline`` and, with a
-        second objective, ``objective``. What a run cannot say is None, or ``missing`` says why.
+        `ranking_records`), ``curves`` (for each trial its reports), ``losses`` (of the best trials and
+        the default, over stretches of iterations), ``progress`` (best score against cost),
+        ``attainable``, ``importance``, ``rungs``, ``confirmation``, ``timeline`` and, with a second
+        objective, ``objective``. What a run cannot say is None, or ``missing`` says why.
 
     Raises:
         RunFolderError: if the folder is no run folder.
@@ -54,6 +58,7 @@ def report_contents(run: Path) -> dict[str, Any]:
         "objective": second_objective(spec),
         "leaderboard": ranking_records(ranked),
         "curves": _curves(ranked, reports),
+        "losses": _losses(run, ranked),
         "progress": _progress(run),
         "attainable": _attainable(run),
         "importance": _importance(run),
@@ -188,6 +193,35 @@ def _curves(ranked: pd.DataFrame, reports: pd.DataFrame) -> dict[str, Any]:
         for trial, part in chosen.groupby("trial")
     ]
     return {"shown": len(curves), "of": len(numbers), "trials": curves}
+
+
+def _losses(run: Path, ranked: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the losses of the best trials and of the default, the best first.
+
+    Returns:
+        For each trial that has any ``trial``, and of at most 100 stretches of its iterations ``first``
+        and ``last`` one, and of ``gen_loss`` and ``disc_loss`` each ``mean``, ``low`` and ``high``, the
+        10th and the 90th percentile: None where a loss is not finite.
+    """
+    best = ranked[ranked["rank"].notna()]["trial"].head(_NUM_WITH_LOSSES)
+    chosen = list(dict.fromkeys([*best.tolist(), 0]))
+    try:
+        bands = loss_bands(load_losses(run, chosen), _NUM_STRETCHES)
+    except StorageError:
+        return []
+    known = set(bands["trial"])
+    return [_losses_of(trial, bands[bands["trial"] == trial]) for trial in chosen if trial in known]
+
+
+def _losses_of(trial: int, bands: pd.DataFrame) -> dict[str, Any]:
+    found: dict[str, Any] = {"trial": trial}
+    for loss, part in bands.groupby("loss", sort=False):
+        found |= {name: part[name].tolist() for name in ("first", "last")}
+        found[str(loss)] = {
+            name: [None if pd.isna(v) else float(f"{v:.6g}") for v in part[name]]
+            for name in ("mean", "low", "high")
+        }
+    return found
 
 
 def _progress(run: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from scipy.interpolate import griddata
 from scipy.spatial import QhullError
 
@@ -30,6 +31,10 @@ STATE_COLOURS = {
     "diverged": _RED,
     "failed": _RED,
 }
+# Of trials side by side.
+_TRIAL_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _RED, _GREY)
+_LOSSES = ("gen_loss", "disc_loss")
+_NUM_SHOWN = 2
 _WORST = 1e6
 _NUM_TOP = 5
 _MOST_SLICES = 6
@@ -48,11 +53,12 @@ def figures(
         space: The distributions of the searched fields.
 
     Returns:
-        ``curves, progress, attainable, importance, confirmation, timeline, objectives``,
+        ``curves, losses, progress, attainable, importance, confirmation, timeline, objectives``,
         ``slice-FIELD`` for each important field, and ``contour`` of the two most important numbers.
     """
     drawn: dict[str, go.Figure | None] = {
         "curves": _curves(contents),
+        "losses": _losses(contents),
         "progress": _progress(contents["progress"]),
         "attainable": _attainable(contents["attainable"]),
         "importance": _importance(contents["importance"]),
@@ -143,9 +149,7 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
     for curve in sorted(curves, key=lambda c: -(rows[c["trial"]]["rank"] or math.inf)):
         row = rows[curve["trial"]]
         state, is_top = row["state"], (row["rank"] or math.inf) <= _NUM_TOP
-        # The worst value stands for what has none.
-        reported = zip(curve["iteration"], curve["fid_proxy"], strict=True)
-        points = [(iteration, score) for iteration, score in reported if 0 < score < _WORST]
+        points = _scored(curve)
         if not points:
             continue
         shown += [point[1] for point in points]
@@ -185,6 +189,79 @@ def _curves(contents: Mapping[str, Any]) -> go.Figure | None:
         xaxis=_axis("iteration"), yaxis=_log_axis("fid_proxy", shown), hovermode="closest"
     )
     return figure
+
+
+def _scored(curve: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Return the iterations and scores of a trial's reports; the worst value stands for none."""
+    reported = zip(curve["iteration"], curve["fid_proxy"], strict=True)
+    return [(iteration, score) for iteration, score in reported if 0 < score < _WORST]
+
+
+def _losses(contents: Mapping[str, Any]) -> go.Figure | None:
+    """Draw the losses of some trials with their bands below the scores, over the same iterations.
+
+    Shown are the best two of them and the default; the legend shows the others.
+    """
+    trials = contents["losses"]
+    if not trials:
+        return None
+    curves = {curve["trial"]: curve for curve in contents["curves"]["trials"]}
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.04)
+    shown: list[float] = []
+    for place, losses in enumerate(trials):
+        trial, colour = losses["trial"], _TRIAL_COLOURS[place]
+        points = _scored(curves[trial]) if trial in curves else []
+        shown += [score for _, score in points]
+        same = {
+            "legendgroup": str(trial),
+            "visible": True if place < _NUM_SHOWN or trial == 0 else "legendonly",
+        }
+        line = {
+            "mode": "lines",
+            "line": {"color": colour, "width": 2},
+            "name": f"trial {trial}{' (default)' * (trial == 0)}",
+            "hovertemplate": "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>",
+        }
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        figure.add_scatter(x=x, y=y, **same, **line, row=1, col=1)
+        middles = [(a + b) / 2 for a, b in zip(losses["first"], losses["last"], strict=True)]
+        for row, name in enumerate(_LOSSES, start=2):
+            band = _band(middles, losses[name]["low"], losses[name]["high"], colour)
+            figure.add_scatter(**band, **same, row=row, col=1)
+            y = losses[name]["mean"]
+            figure.add_scatter(x=middles, y=y, showlegend=False, **same, **line, row=row, col=1)
+    figure.update_layout(
+        yaxis=_log_axis("fid_proxy", shown),
+        xaxis3=_axis("iteration"),
+        **{f"yaxis{row}": {"title": {"text": name}} for row, name in enumerate(_LOSSES, start=2)},
+        height=680,
+    )
+    return figure
+
+
+def _band(
+    x: Sequence[float], low: Sequence[float | None], high: Sequence[float | None], colour: str
+) -> dict[str, Any]:
+    """Return the filled band between two lines, with a gap where they have one."""
+    outline: list[tuple[float | None, float | None]] = []
+    points = list(zip(x, low, high, strict=True))
+    for is_gap, part in itertools.groupby(points, lambda point: point[1] is None):
+        if not is_gap:
+            stretch = list(part)
+            outline += [(at, upper) for at, _, upper in stretch]
+            outline += [(at, lower) for at, lower, _ in reversed(stretch)]
+            outline.append((None, None))
+    return {
+        "x": [point[0] for point in outline],
+        "y": [point[1] for point in outline],
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": colour,
+        "opacity": 0.2,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
 
 
 def _progress(points: Sequence[Mapping[str, Any]]) -> go.Figure | None:
