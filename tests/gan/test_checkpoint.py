@@ -15,12 +15,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import TINY_RING
 from tests.limits import largest_file
 from tune_gan.config import GanConfig
 from tune_gan.errors import CheckpointError, StorageError
 from tune_gan.gan.checkpoint import (
     FILE_NAME,
     TrainingState,
+    _load_optimizer,
+    _optimizer_tensors,
     check,
     estimate_bytes,
     load_best_generator,
@@ -381,3 +384,40 @@ def test_the_size_of_the_rings_checkpoint_is_foreseen(tmp_path: Path) -> None:
 def test_the_size_does_not_depend_on_how_far_a_run_is() -> None:
     config = GanConfig.parse({**DIGITS, "num_iterations": 10**9})
     assert estimate_bytes(config) == estimate_bytes(GanConfig.parse(DIGITS))
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"ema_decay": 0.9}])
+def test_a_copy_stays_while_the_run_goes_on(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = TINY_RING.model_copy(update={**changes, "device": "cpu"})
+    reports = iterate(config)
+    training = next(reports).training
+    copied, before = training.copied(), training.snapshot()
+    before = before._replace(tensors={name: t.clone() for name, t in before.tensors.items()})
+    gradients = [p.grad for p in copied.generator.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    next(reports)
+    after = copied.snapshot()
+    assert after.progress == before.progress
+    assert after.tensors.keys() == before.tensors.keys()
+    assert all(torch.equal(after.tensors[name], t) for name, t in before.tensors.items())
+    # Its optimizers are those of its own parameters.
+    copied.gen_optimizer.step()
+    changed = copied.snapshot().tensors["generator.layers.0.weight"]
+    assert not torch.equal(changed, before.tensors["generator.layers.0.weight"])
+    copied.save(tmp_path)
+    check(tmp_path)
+
+
+def test_an_optimizers_state_is_laid_out_as_its_parameters_are() -> None:
+    """A fused step refuses anything else; a checkpoint's tensors are laid out one row after the other."""
+    network = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    ours, theirs = (torch.optim.Adam(network.parameters(), fused=True) for _ in range(2))
+    network(torch.randn(2, 4, 5, 5)).sum().backward()
+    theirs.step()
+    tensors = {name: t.contiguous() for name, t in _optimizer_tensors(theirs).items()}
+    _load_optimizer(ours, tensors)
+    for name in ("exp_avg", "exp_avg_sq"):
+        state = ours.state[network.weight][name]
+        assert state.stride() == network.weight.stride()
+        assert torch.equal(state, theirs.state[network.weight][name])
+    ours.step()

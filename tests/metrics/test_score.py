@@ -11,7 +11,9 @@ from tune_gan.config import GanConfig
 from tune_gan.gan.data import RING_NOISE, load_data, load_dataset, resize
 from tune_gan.gan.scoring import load_scorer, scorer_of
 from tune_gan.gan.training import iterate
+from tune_gan.metrics.arithmetic import set_products
 from tune_gan.metrics.fourier import fourier_features
+from tune_gan.metrics.resizing import resized_by_products
 from tune_gan.metrics.ring import ring_measures
 from tune_gan.metrics.score import WORST_SCORE, score_latents
 from tune_gan.results.trials import ranking_score
@@ -180,3 +182,43 @@ def _floor_and_memorised_images(name: str, root: Path) -> None:
     # Of 2,000 real samples among 1,000 others, one lacks them among its 5 nearest with (2/3)^5.
     assert thousand["coverage"] == pytest.approx(1 - (2 / 3) ** 5, abs=0.05)
     assert ten["coverage"] < 0.05
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the ways that are a GPU's alone."""
+    monkeypatch.setattr("tune_gan.metrics.classifier.resized", resized_by_products)
+    monkeypatch.setattr("tune_gan.metrics.kernel._ROWS_AT_A_TIME", 777)
+
+
+@pytest.mark.parametrize(("dataset", "size"), [("digits", 28), ("digits", 8), ("circle", None)])
+def test_a_gpus_ways_come_to_a_cpus_scores(
+    dataset: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset(dataset, Path())
+    samples = resize(data.train[:1000], size)
+    expected = load_scorer(dataset, Path(), size).score(samples)
+    load_scorer.cache_clear()
+    _as_on_a_gpu(monkeypatch)
+    found = load_scorer(dataset, Path(), size).score(samples)
+    load_scorer.cache_clear()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@on_gpu
+@pytest.mark.parametrize(("dataset", "size"), [("digits", 28), ("digits", 8), ("circle", None)])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_gpu_comes_to_a_cpus_scores(dataset: str, size: int | None, precision: str) -> None:
+    data = load_dataset(dataset, Path())
+    samples = resize(data.train[:1000], size)
+    expected = load_scorer(dataset, Path(), size).score(samples)
+    set_products("tf32" if precision == "tf32" else "ieee")
+    scorer = load_scorer(dataset, Path(), size, device=torch.device("cuda"))
+    found = scorer.score(samples.to("cuda"))
+    set_products("ieee")
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name

@@ -1,5 +1,7 @@
 """The process that trains trials in lanes, without Ray: threads ask as the processes of trials do."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +25,12 @@ SPEC = SweepSpec.parse(LANE_SWEEP)
 Values = dict[str, Any]
 
 
-@pytest.fixture
-def trainer(tmp_path: Path) -> LaneTrainer:
+@pytest.fixture(params=["at once", "beside"])
+def trainer(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> LaneTrainer:
+    """One that makes reports at once, as on a CPU, or beside the training, as on a GPU."""
+    monkeypatch.setattr(LanePool, "is_on_cpu", request.param == "at once")
     return LaneTrainer(SPEC.model_dump(mode="json"), str(tmp_path), 2)
 
 
@@ -132,6 +138,44 @@ def test_a_trial_that_cannot_be_trained_harms_no_other(trainer: LaneTrainer) -> 
             _pass_on(trainer, 1, {"gen_lr": 0.03})
         assert failure.value.kind == "input"
         assert neighbour.result(PATIENCE_S)[-1]["iteration"] == 200
+
+
+_FAILS = """
+import sys
+import torch
+from tests.search.test_lane_trainer import SPEC
+from tune_gan.gan.lanes.pool import LanePool
+from tune_gan.search.lane_trainer import LaneTrainer
+
+def advance(pool):
+    raise torch.AcceleratorError(sys.argv[2])
+
+LanePool.advance = advance
+trainer = LaneTrainer(SPEC.model_dump(mode="json"), sys.argv[1], 2)
+trainer.submit(0, {"gen_lr": 0.01})
+try:
+    trainer.next(0)
+except Exception as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("CUDA error: an illegal memory access was encountered", "AcceleratorError"),
+        ("CUDA error: out of memory", "told: ('memory'"),
+    ],
+)
+def test_a_process_without_its_gpu_ends_and_one_short_of_memory_does_not(
+    error: str, said: str, tmp_path: Path
+) -> None:
+    """Ray starts another process, where every CUDA call of the one would fail."""
+    command = [sys.executable, "-c", _FAILS, str(tmp_path), error]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert ("told: " in ended.stderr) == ("told: " in said)
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:
