@@ -409,7 +409,7 @@ def test_a_copy_stays_while_the_run_goes_on(changes: dict[str, Any], tmp_path: P
 
 
 def test_an_optimizers_state_is_laid_out_as_its_parameters_are() -> None:
-    """A fused step refuses anything else; a checkpoint's tensors are laid out one row after the other."""
+    """A fused step refuses anything else; those of a checkpoint are laid out row by row."""
     network = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
     ours, theirs = (torch.optim.Adam(network.parameters(), fused=True) for _ in range(2))
     network(torch.randn(2, 4, 5, 5)).sum().backward()
