@@ -214,8 +214,10 @@ class GanConfig(Settings):
     seed: int = Field(
         0, ge=0, le=2**32 - 1, description="Seed of weights, latents, batches and dropout."
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
-        "auto", description="Device to train on; auto takes a GPU where there is one."
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = Field(
+        "auto",
+        description="Device to train on; auto takes a GPU that torch can use (cuda, then mps), or else "
+        "the CPU.",
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",

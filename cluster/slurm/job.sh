@@ -23,7 +23,6 @@ fail() {
 }
 
 module load python/3.11 || fail "the module python/3.11 cannot be loaded" 2
-module load cuda/12.8 || fail "the module cuda/12.8 cannot be loaded" 2
 # Not before: what modules run may read variables that are not set.
 set -u
 
@@ -38,7 +37,7 @@ scratch=/tmp
 own=$scratch/tune-gan-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 mkdir -m 700 "$own" || fail "$own cannot be made; give the site file a scratch folder of the node's own" 2
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$work/$SLURM_JOB_ID.token
-export RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=2
+export RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=2 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
 # What the one who submits has set for another Ray.
 unset RAY_ADDRESS RAY_AUTH_TOKEN
 # A step gets the CPUs of its task only where it is told to.
@@ -52,13 +51,25 @@ probe.connect((sys.argv[1], 9))
 print(probe.getsockname()[0])' "$1"
 }
 
+# The GPUs that the job sees on this node, cards or MIG instances. Ray would ask NVML, which counts whole
+# cards and may be missing. With shards and MPS SLURM counts no GPUs and only names the card.
+num_gpus() {
+  local given=${SLURM_GPUS_ON_NODE:-${SLURM_SHARDS_ON_NODE:-${CUDA_MPS_ACTIVE_THREAD_PERCENTAGE:-0}}}
+  [ "$given" != 0 ] || { echo 0; return; }
+  case ${CUDA_VISIBLE_DEVICES-unset} in
+  unset) echo "${SLURM_GPUS_ON_NODE:-0}" ;;
+  '' | NoDevFiles | -1) echo 0 ;;
+  *) tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . ;;
+  esac
+}
+
 # Ports are chosen by the system. Only CPUs and GPUs of the allocation count, not those of the node; so
 # does its memory, where SLURM says it (in MiB), three quarters of it: the rest is for Ray itself.
 mib=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))}
 start_ray() {
   [ "$mib" = 0 ] || set -- "$@" --memory="$((mib * 800000))"
   "${inside[@]}" "$python" -m ray.scripts.scripts start --block --temp-dir="$own/ray" \
-    --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
+    --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="$(num_gpus)" \
     --object-store-memory=500000000 --min-worker-port=0 --max-worker-port=0 \
     --dashboard-agent-listen-port=0 "$@" >"$own/ray.log" 2>&1 &
   ray=$!
@@ -110,6 +121,7 @@ export RAY_ADDRESS
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   num=$((SLURM_JOB_NUM_NODES - 1))
   srun --overlap --no-kill --nodes="$num" --ntasks="$num" --exclude="$SLURMD_NODENAME" \
+    --gpus-per-node=4 \
     bash "$work/job.sh" node "$RAY_ADDRESS" &
   others=$!
 fi

@@ -1,13 +1,17 @@
 """Trials at a time on a Ray that is said to have four CPUs, one GPU or two, and little memory."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import ray
+import torch
+from ray import tune
 from rich.console import Console
 
 from tests.conftest import TINY_RING
@@ -15,8 +19,10 @@ from tune_gan.errors import ConfigError
 from tune_gan.results.load import load_results
 from tune_gan.results.report.contents import timeline
 from tune_gan.results.reports import load_reports
+from tune_gan.search import cluster, tuner
 from tune_gan.search.spec import SweepSpec
-from tune_gan.search.tuner import run_sweep
+from tune_gan.search.trainable import train_trial
+from tune_gan.search.tuner import resume_sweep, run_sweep
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +48,7 @@ def need(request: pytest.FixtureRequest) -> Iterator[int]:
     ray.shutdown()
 
 
-def _sweep(run: Path, gpus: float) -> tuple[str, int]:
+def _sweep(run: Path, gpus: float | str) -> tuple[str, int]:
     """Run four trials; return what was said, and how many of them trained at the same time."""
     spec = SweepSpec.parse(
         {
@@ -84,6 +90,81 @@ def test_two_gpus_are_both_kept_busy(need: int, tmp_path: Path) -> None:
     assert len(busy) == 2
     # From the first trial's begin to the last one's end.
     assert busy.min() / stretches["end"].max() > 0.5, busy
+
+
+@pytest.mark.parametrize(
+    ("need", "share", "said_first", "places"),
+    [
+        (
+            (8, 1),
+            0.25,
+            "4 trials on the GPU: CPUs for 4 (1 of 4), trials for 4, torch can use none and trains on the "
+            "CPU, at most 4\n",
+            {"0": 4},
+        ),
+        (
+            (8, 2),
+            0.5,
+            "2 trials on each of 2 GPUs: CPUs for 2 (1 of 2), trials for 2, torch can use none and trains "
+            "on the CPU, at most 4\n",
+            {"0": 2, "1": 2},
+        ),
+    ],
+    indirect=["need"],
+)
+def test_auto_shares_the_gpus_that_ray_has(
+    need: int,
+    share: float,
+    said_first: str,
+    places: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not torch.cuda.is_available(), "what is said of a GPU that torch can use is another line"
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
+    def train_and_note(values: dict[str, Any], spec: dict[str, Any], run: str) -> None:
+        number = tune.get_context().get_trial_id()
+        (seen / str(number)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        train_trial(values, spec, run)
+
+    monkeypatch.setattr(tuner, "train_trial", train_and_note)
+    said, at_a_time = _sweep(tmp_path / "run", gpus="auto")
+    assert said.index(said_first) < said.index("4 trials, 4 at a time")
+    assert at_a_time == 4
+    shown = [file.read_text() for file in seen.iterdir()]
+    assert {gpu: shown.count(gpu) for gpu in sorted(set(shown))} == places
+    spec = SweepSpec.from_yaml(tmp_path / "run" / "sweep.yaml")
+    assert (spec.resources.gpus, spec.gan.device) == (share, "auto")
+    assert not torch.cuda.is_initialized()
+
+
+def test_without_a_gpu_trials_are_shown_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Ray that this program starts, which is told of a GPU all the same."""
+    start = ray.init
+    monkeypatch.setattr(ray, "init", lambda **kinds: start(num_cpus=2, num_gpus=1, **kinds))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with cluster.on_ray():
+        look: Any = ray.remote(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+        assert ray.get(look.options(num_gpus=0).remote()) == ""
+        assert ray.get(look.options(num_gpus=1).remote()) == "0"
+
+
+@pytest.mark.parametrize("need", [(8, 0)], indirect=True)
+def test_a_run_goes_on_as_it_was_chosen(need: int, tmp_path: Path) -> None:
+    said, _ = _sweep(tmp_path / "run", gpus="auto")
+    assert "no GPU is used: Ray has none\n" in said
+    spec = SweepSpec.from_yaml(tmp_path / "run" / "sweep.yaml")
+    assert (spec.resources.gpus, spec.gan.device) == (0, "cpu")
+    ray.shutdown()
+    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False)
+    console = Console(record=True, width=300, quiet=False, file=(tmp_path / "said").open("w"))
+    resume_sweep(tmp_path / "run", {"num_trials": 5}, console)
+    assert "GPU" not in console.export_text()
+    resumed = SweepSpec.from_yaml(tmp_path / "run" / "sweep.yaml")
+    assert (resumed.resources, resumed.gan.device) == (spec.resources, "cpu")
+    assert list(load_results(tmp_path / "run")["state"]) == ["completed"] * 5
 
 
 @pytest.mark.parametrize("need", [(2, 1)], indirect=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.test_config import configs
 from tune_gan.errors import ConfigError
+from tune_gan.presets import preset_names
 from tune_gan.search.spec import SweepSpec, describe_work, load_spec, parse_change, resolve
 from tune_gan.settings import parse_yaml
 
@@ -539,3 +540,62 @@ def test_choices_are_taken_in_any_spelling() -> None:
     assert spec.space["activation"].arguments == ("leaky_relu", "tanh")
     with pytest.raises(ConfigError, match="takes a list of different values"):
         _spec(space={"activation": {"choice": ["relu", "ReLU"]}})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "message"),
+    [
+        (1.5, "auto", "resources.gpus 1.5: above 1 only whole GPUs can be given; set 1 or 2"),
+        (1e-5, "auto", "resources.gpus 1e-05: the least share of a GPU is 0.0001"),
+        (
+            1,
+            "cuda:3",
+            "gan.device cuda:3: Ray shows a trial one GPU, cuda:0, whichever those of the machine are; "
+            "set cuda",
+        ),
+        ("auto", "cuda:1", "gan.device cuda:1: Ray shows a trial one GPU, cuda:0, "),
+        (0.25, "cuda:1", "gan.device cuda:1: Ray shows a trial one GPU, cuda:0, "),
+        (2, "cuda:2", "gan.device cuda:2: Ray shows a trial its 2 GPUs, cuda:0 to cuda:1, "),
+        (
+            0,
+            "cuda",
+            "gan.device cuda: resources.gpus is 0, which gives a trial no GPU; leave one of them out",
+        ),
+        (0, "mps", "gan.device mps: resources.gpus is 0, "),
+        (
+            1,
+            "cpu",
+            "gan.device cpu: resources.gpus is 1, but a trial on a CPU takes no GPU; leave one of them "
+            "out",
+        ),
+        (0.25, "cpu", "gan.device cpu: resources.gpus is 0.25, "),
+    ],
+)
+def test_gpus_that_no_trial_can_have_are_refused(gpus: Any, device: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _spec(gan={**SPEC["gan"], "device": device}, resources={"gpus": gpus})
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device"),
+    [
+        ("auto", "auto"),
+        ("auto", "cpu"),
+        ("auto", "cuda:0"),
+        ("auto", "mps"),
+        (0, "cpu"),
+        (0, "auto"),
+        (2, "cuda:1"),
+        (0.25, "mps"),
+        (64, "cuda"),
+    ],
+)
+def test_gpus_and_devices_that_go_together(gpus: Any, device: str) -> None:
+    spec = _spec(gan={**SPEC["gan"], "device": device}, resources={"gpus": gpus})
+    assert SweepSpec.parse(spec.model_dump(mode="json")) == spec
+
+
+def test_gpus_are_auto_by_default_and_in_all_presets() -> None:
+    assert _spec().resources.gpus == "auto"
+    assert {load_spec(name).resources.gpus for name in preset_names()} == {"auto"}

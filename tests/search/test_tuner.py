@@ -7,7 +7,7 @@ import pytest
 from tests.search.test_spec import SPEC
 from tune_gan.errors import ConfigError, DataError, RunFolderError
 from tune_gan.search import cluster
-from tune_gan.search.cluster import num_workers
+from tune_gan.search.cluster import num_workers, places_on
 from tune_gan.search.spec import SweepSpec, load_spec, resolve
 from tune_gan.search.tuner import run_sweep
 
@@ -23,7 +23,37 @@ from tune_gan.search.tuner import run_sweep
     ],
 )
 def test_workers(resources: dict[str, Any], available: dict[str, float], expected: int) -> None:
-    assert num_workers(SweepSpec.parse({**SPEC, "resources": resources}), available) == expected
+    spec = SweepSpec.parse({**SPEC, "resources": {"gpus": 0, **resources}})
+    assert num_workers(spec, [available]) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "expected"),
+    [
+        (0.6, 2, 2),
+        (0.1, 1, 10),
+        (0.3, 2, 6),
+        (1 / 3, 1, 3),
+        (0.3333, 1, 3),
+        (1 / 6, 2, 12),
+        (1, 3, 3),
+        (2, 3, 1),
+        (2, 1, 0),
+        (0.5, 0, 0),
+        # What is left of a GPU where another sweep has a share of it is none that can be counted on.
+        (0.5, 1.5, 2),
+    ],
+)
+def test_shares_are_counted_as_ray_places_them(gpus: float, there: float, expected: int) -> None:
+    spec = SweepSpec.parse({**SPEC, "resources": {"gpus": gpus}})
+    assert places_on({"CPU": 64.0, "GPU": there}, spec) == expected
+
+
+def test_places_are_counted_on_each_node() -> None:
+    spec = SweepSpec.parse({**SPEC, "resources": {"gpus": 2}})
+    assert num_workers(spec, [{"CPU": 8.0, "GPU": 3.0}] * 2) == 2
+    with pytest.raises(ConfigError, match="there are 8 and 0, or on another node 8 and 1; lower"):
+        num_workers(spec, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}])
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(2, 2), (64, 8), (None, 1)])
@@ -32,8 +62,8 @@ def test_a_cluster_that_grows_is_asked_for_what_the_sweep_wants(
 ) -> None:
     monkeypatch.setattr(cluster, "_is_ray_cluster", lambda: True)
     _kinds(tmp_path, monkeypatch, head={"CPU": 0}, worker={"CPU": 8, "GPU": 1})
-    spec = SweepSpec.parse({**SPEC, "resources": {"max_concurrent_trials": wanted}})
-    assert num_workers(spec, {"CPU": 1.0}) == expected
+    spec = SweepSpec.parse({**SPEC, "resources": {"gpus": 0, "max_concurrent_trials": wanted}})
+    assert num_workers(spec, [{"CPU": 1.0}]) == expected
 
 
 def test_what_a_growing_cluster_has_no_node_for_is_one_line(
@@ -43,9 +73,9 @@ def test_what_a_growing_cluster_has_no_node_for_is_one_line(
     _kinds(tmp_path, monkeypatch, head={"CPU": 0}, worker={"CPU": 8, "GPU": 1})
     resources = {"gpus": 4, "max_concurrent_trials": 2}
     with pytest.raises(ConfigError, match=r"no node of the cluster has both \(head: 0 and 0; worker: "):
-        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), {})
+        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), [])
     with pytest.raises(ConfigError, match=r"resources\.max_concurrent_trials=N"):
-        num_workers(SweepSpec.parse(SPEC), {})
+        num_workers(SweepSpec.parse(SPEC), [])
 
 
 def _kinds(home: Path, monkeypatch: pytest.MonkeyPatch, **kinds: dict[str, int]) -> None:
@@ -58,7 +88,7 @@ def _kinds(home: Path, monkeypatch: pytest.MonkeyPatch, **kinds: dict[str, int])
 @pytest.mark.parametrize("resources", [{"cpus": 4}, {"gpus": 1}])
 def test_resources_that_are_not_there(resources: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="but there are 2 and 0"):
-        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), {"CPU": 2.0})
+        num_workers(SweepSpec.parse({**SPEC, "resources": resources}), [{"CPU": 2.0}])
 
 
 def test_resolved_spec_holds_threads_and_the_data_folder(
@@ -69,6 +99,12 @@ def test_resolved_spec_holds_threads_and_the_data_folder(
     assert spec.gan.num_threads == 2
     assert spec.gan.data_root == str(tmp_path)
     assert resolve(load_spec("circle")).gan.data_root is None
+
+
+def test_a_trial_without_a_gpu_trains_on_the_cpu(tmp_path: Path) -> None:
+    assert resolve(load_spec("circle", {"resources.gpus": 0})).gan.device == "cpu"
+    assert resolve(load_spec("circle", {"resources.gpus": 0.5})).gan.device == "auto"
+    assert resolve(load_spec("circle")).gan.device == "auto"
 
 
 def test_nothing_is_started_or_written_on_wrong_input(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The job script for SLURM: what it says, and that nothing in it runs what it should not."""
 
+import os
 import shlex
 import stat
 import subprocess
@@ -55,6 +56,56 @@ def test_a_job_asks_for_what_the_site_file_says() -> None:
     assert "scontrol requeue" not in script
     assert "--requeue" in _options(_render(requeue=True))
     assert "scontrol requeue" in _render(requeue=True)
+
+
+@pytest.mark.parametrize(
+    ("site", "options"),
+    [
+        ({"gpus_per_node": 2}, ["--gpus-per-node=2"]),
+        ({"gpus_per_node": 7, "gpu_type": "1g.10gb"}, ["--gpus-per-node=1g.10gb:7"]),
+        ({"gres": "shard:2"}, ["--gres=shard:2"]),
+        ({"gres": "a|b"}, ["--gres=a|b"]),
+        ({}, []),
+    ],
+)
+def test_the_job_and_its_other_nodes_ask_for_the_same_gpus(
+    site: dict[str, Any], options: list[str]
+) -> None:
+    script = _render(nodes=2, **site)
+    assert [o for o in _options(script) if o.startswith(("--gpus", "--gres"))] == options
+    [step] = [line for line in script.replace("\\\n", "").splitlines() if 'job.sh" node' in line]
+    asked = [word for word in shlex.split(step) if word.startswith(("--gpus", "--gres"))]
+    assert asked == options
+
+
+@pytest.mark.parametrize(
+    ("seen", "count"),
+    [
+        ({"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 4),
+        ({"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "MIG-1f2e-0a,MIG-5d3c-0b"}, 2),
+        # A site whose SLURM binds no devices.
+        ({"SLURM_GPUS_ON_NODE": "2"}, 2),
+        # Ray takes no more than are to be seen.
+        ({"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "3"}, 1),
+        ({"SLURM_SHARDS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "1"}, 1),
+        ({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50", "CUDA_VISIBLE_DEVICES": "0"}, 1),
+        ({"SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),
+        ({"SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": ""}, 0),
+        # What the one who submits had set, in a job that asked for no GPU.
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 0),
+        ({}, 0),
+    ],
+)
+def test_ray_is_told_of_the_gpus_that_the_job_sees(seen: dict[str, str], count: int) -> None:
+    function = _render().partition("num_gpus() {")[2].partition("\n}\n")[0]
+    ran = subprocess.run(
+        ["bash", "-c", f"set -u\nnum_gpus() {{{function}\n}}\nnum_gpus"],
+        env={"PATH": os.environ["PATH"], **seen},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == f"{count}\n"
 
 
 @pytest.mark.parametrize("text", _HOSTILE)
@@ -134,6 +185,14 @@ def test_a_trial_larger_than_a_node_is_refused() -> None:
     many = read_request("circle", {"resources.gpus": 2}, Path("/shared/never/x"))
     with pytest.raises(ConfigError, match=r"resources.gpus: a trial takes 2, .* gives 1 a node"):
         slurm_script(many, site, requeue=False)
+    auto = read_request("circle", {}, Path("/shared/never/x"))
+    assert slurm_script(auto, SlurmSite.parse(_SITE), requeue=False)
+    named = read_request("circle", {"device": "cuda"}, Path("/shared/never/x"))
+    assert slurm_script(named, site, requeue=False)
+    with pytest.raises(ConfigError, match=r"gan.device cuda: the site gives no GPU to a node"):
+        slurm_script(named, SlurmSite.parse(_SITE), requeue=False)
+    shard = SlurmSite.parse({**_SITE, "gres": "shard:1"})
+    assert slurm_script(named, shard, requeue=False)
     wide = read_request("circle", {"resources.cpus": 8}, Path("/shared/never/x"))
     with pytest.raises(ConfigError, match=r"resources.cpus: a trial takes 8, .* gives 4 a node"):
         slurm_script(wide, site, requeue=False)

@@ -1,5 +1,6 @@
 """How much memory a training takes, measured by training one iteration."""
 
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,15 @@ from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
 _STATUS = Path("/proc/self/status")
-_WORDS_OF_SHORTAGE = ("not enough memory", "out of memory", "allocate memory", "low on memory")
+_SHORTAGE = re.compile(
+    "not enough memory|out of memory|allocate memory|low on memory|cudaErrorMemoryAllocation|"
+    # Where a library of CUDA's is the first to find none left.
+    "CU(BLAS|DNN|SOLVER|SPARSE|FFT|RAND)_[A-Z_]*ALLOC[A-Z_]*FAILED|"
+    "CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_NOT_INITIALIZED"
+)
+_DEVICE_WORDS = re.compile("CUDA|CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|CURAND|cudaError|MPS backend")
+# CUDA's context and libraries take 0.4 to 0.8 GB of a GPU in each process, which torch does not count.
+CONTEXT_BYTES = 700_000_000
 
 
 @dataclass(frozen=True)
@@ -25,13 +34,15 @@ class Footprint:
 
     Attributes:
         host: Of the process, without what it shares with others: libraries and mapped files.
-        device: On the GPU, where it trained there, without CUDA's own.
+        device: On the GPU, where it trained there, with CUDA's context and libraries.
         device_total: What that GPU has.
+        trained_on: The type of the device.
     """
 
     host: int
     device: int = 0
     device_total: int = 0
+    trained_on: str = "cpu"
 
 
 def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -> Footprint:
@@ -55,6 +66,9 @@ def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -
     device = choose_device(config.device)
     is_cuda = device.type == "cuda"
     if is_cuda:
+        # Its context is there before peaks are reset, which else fails, and before the host's limit.
+        torch.cuda.init()
+        torch.zeros(1, device=device)
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: see proc(5)
@@ -64,16 +78,33 @@ def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -
         _train(config.model_copy(update={"num_iterations": length, "report_every": length}), lanes)
     host = _peak()
     if not is_cuda:
-        return Footprint(host)
-    taken = torch.cuda.max_memory_reserved(device)
+        return Footprint(host, trained_on=device.type)
+    taken = torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
     torch.cuda.empty_cache()
-    return Footprint(host, taken, torch.cuda.get_device_properties(device).total_memory)
+    total = torch.cuda.get_device_properties(device).total_memory
+    return Footprint(host, taken, total, trained_on=device.type)
+
+
+def smallest_gpu() -> int:
+    """Return the memory of the smallest GPU that this process sees, in bytes; 0 where it sees none."""
+    if not torch.cuda.is_available():
+        return 0
+    gpus = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return min((gpu.total_memory for gpu in gpus), default=0)
 
 
 def is_shortage(error: Exception) -> bool:
-    """Return whether an error says that memory was short; of a CPU's, torch has no other way to."""
+    """Return whether an error says that memory was short.
+
+    Of a CPU's memory torch has no other way to, and CUDA's libraries raise no kind of their own.
+    """
     is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_told or any(words in str(error) for words in _WORDS_OF_SHORTAGE)
+    return is_told or _SHORTAGE.search(str(error)) is not None
+
+
+def is_of_device(error: Exception) -> bool:
+    """Return whether an error that says that memory was short says it of a GPU's."""
+    return _DEVICE_WORDS.search(str(error)) is not None
 
 
 def _train(config: GanConfig, lanes: int) -> None:

@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError
+from tune_gan.gan.devices import find_best_device, find_problem
 from tune_gan.gan.dropout import Dropout
 
 _ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {
@@ -262,15 +263,16 @@ def _init_all_normal(module: nn.Module) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a config names; ``auto`` is the GPU where there is one.
+    """Return the device that a config names; ``auto`` is a GPU that torch can use, or else the CPU.
+
+    Where the CPU is named, nothing is asked of CUDA.
 
     Raises:
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there or torch cannot use it, with the reason.
     """
-    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if num_gpus else "cpu")
+        return find_best_device()
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise ConfigError(f"device {name} is not there, with {num_gpus} GPUs; use auto or cpu")
+    if problem := find_problem(device):
+        raise ConfigError(f"device {name} {problem}; use auto or cpu")
     return device

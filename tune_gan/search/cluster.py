@@ -1,16 +1,18 @@
 """The Ray that a sweep runs on: that of this machine, or a cluster's."""
 
 import logging
+import math
 import os
 import signal
 import socket
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 from ray.tune.execution.cluster_info import _is_ray_cluster
@@ -18,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tune_gan
 from tune_gan.errors import ConfigError, TuneGanError
-from tune_gan.search.spec import SweepSpec
+from tune_gan.search.spec import RAY_PARTS, SweepSpec
 from tune_gan.settings import read_yaml
 
 _log = logging.getLogger(__name__)
@@ -54,19 +56,30 @@ def on_ray(address: str | None = None, min_nodes: int = 1) -> Iterator[None]:
 
 
 def places_on(available: Mapping[str, float], spec: SweepSpec) -> int:
-    """Return for how many trials there are CPUs and GPUs, as Ray counts those of a node or of all."""
+    """Return for how many trials a node has CPUs and GPUs, as Ray counts and places them.
+
+    A share of a GPU is of one GPU alone, whatever other GPUs have left.
+    """
     places = int(available.get("CPU", 0) // spec.resources.cpus)
-    if spec.resources.gpus:
-        places = min(places, int(available.get("GPU", 0) / spec.resources.gpus))
+    if gpus := spec.resources.num_gpus:
+        # Ray cuts a share off to its parts; the millionth is for what floating point makes of it.
+        parts = math.floor(RAY_PARTS * gpus + 1e-6)
+        whole = int(available.get("GPU", 0))
+        places = min(places, whole * (RAY_PARTS // parts) if gpus < 1 else int(whole // gpus))
     return places
 
 
-def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) -> int:
+def living_nodes() -> list[dict[str, Any]]:
+    """Return Ray's own description of the nodes that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def num_workers(spec: SweepSpec, nodes: Sequence[Mapping[str, float]], lanes: int = 1) -> int:
     """Return how many trials run at a time on the resources of a machine or cluster.
 
     Args:
         spec: The sweep.
-        available: ``CPU`` and ``GPU`` counts, as ``ray.cluster_resources()`` gives them.
+        nodes: ``CPU`` and ``GPU`` counts of each node.
         lanes: Trials that share what the sweep says that one takes.
 
     Raises:
@@ -76,14 +89,15 @@ def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) ->
         assert spec.resources.max_concurrent_trials is not None
         _require_kind_of_node(spec)
         return min(spec.num_trials, spec.resources.max_concurrent_trials)
-    limits = [spec.num_trials, places_on(available, spec) * lanes]
+    limits = [spec.num_trials, sum(places_on(node, spec) for node in nodes) * lanes]
     if spec.resources.max_concurrent_trials:
         limits.append(spec.resources.max_concurrent_trials)
     if min(limits) < 1:
+        there = sorted({f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes})
         raise ConfigError(
-            f"resources: a trial takes cpus {spec.resources.cpus} and gpus {spec.resources.gpus:g}, "
-            f"but there are {available.get('CPU', 0):g} and {available.get('GPU', 0):g}; "
-            "lower them with --set resources.cpus=1 --set resources.gpus=0"
+            f"resources: a trial takes {_describe(spec)}, but there are "
+            f"{', or on another node '.join(there) or '0 and 0'}; lower them with --set "
+            "resources.cpus=1 --set resources.gpus=auto, or go on with a run where there are as many"
             + (
                 ", or say for how many the cluster is to grow, with --set "
                 "resources.max_concurrent_trials=N"
@@ -93,21 +107,27 @@ def num_workers(spec: SweepSpec, available: dict[str, float], lanes: int = 1) ->
     return min(limits)
 
 
+def kinds_of_nodes() -> dict[str, dict[str, float]]:
+    """Return the resources of each kind of node that a cluster which grows may start."""
+    bootstrap = read_yaml(Path("~/ray_bootstrap_config.yaml").expanduser())
+    return {name: kind["resources"] for name, kind in bootstrap["available_node_types"].items()}
+
+
 def _require_kind_of_node(spec: SweepSpec) -> None:
     """See that a trial fits on a kind of node that comes, or else it would wait for ever."""
-    bootstrap = read_yaml(Path("~/ray_bootstrap_config.yaml").expanduser())
-    kinds = {name: kind["resources"] for name, kind in bootstrap["available_node_types"].items()}
-    taken = spec.resources
-    if not any(
-        kind.get("CPU", 0) >= taken.cpus and kind.get("GPU", 0) >= taken.gpus for kind in kinds.values()
-    ):
+    kinds = kinds_of_nodes()
+    if not any(places_on(kind, spec) for kind in kinds.values()):
         listed = "; ".join(
             f"{name}: {kind.get('CPU', 0)} and {kind.get('GPU', 0)}" for name, kind in kinds.items()
         )
         raise ConfigError(
-            f"resources: a trial takes cpus {taken.cpus} and gpus {taken.gpus:g}, but no node of the "
-            f"cluster has both ({listed}); lower them"
+            f"resources: a trial takes {_describe(spec)}, but no node of the cluster has both "
+            f"({listed}); lower them"
         )
+
+
+def _describe(spec: SweepSpec) -> str:
+    return f"cpus {spec.resources.cpus} and gpus {spec.resources.num_gpus:g}"
 
 
 def may_grow(spec: SweepSpec) -> bool:
@@ -125,7 +145,7 @@ def require_visible(file: Path) -> None:
     Raises:
         ConfigError: if one does not, with their names.
     """
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in living_nodes()}
     if len(nodes) < 2:
         return
     look = ray.remote(num_cpus=0)(Path.exists)
@@ -201,6 +221,8 @@ def _start_ray(address: str) -> None:
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Without this a path in a configuration would be relative to the folder of its trial.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # Without this a process that was given no GPU sees them all.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     try:
         # Workers look for modules first where Ray was started: not in the user's folder, where another
         # tune_gan may lie, such as the checkout that this one was installed from.

@@ -7,24 +7,25 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import tune
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_gan.errors import ConfigError
-from tune_gan.gan.lanes.gain import measure_gain
+from tune_gan.gan.lanes.gain import Gain, measure_gain
 from tune_gan.gan.lanes.networks import has_lanes
 from tune_gan.gan.lanes.pool import LANE_FIELDS
-from tune_gan.search.cluster import may_grow, places_on
+from tune_gan.search.cluster import living_nodes, may_grow, places_on
 from tune_gan.search.lane_actor import LaneActor
-from tune_gan.search.spec import SweepSpec
+from tune_gan.search.spec import RAY_PARTS, SweepSpec
 
-# Ray counts CPUs in ten-thousandths.
-_PARTS_OF_A_CPU = 10_000
 # Calls at a time of each lane, and some of those that ask for one.
 _CALLS_OF_A_LANE = 3
 _MORE_CALLS = 64
 # A process that is being started again answers nothing for a while.
 _LONGEST_ANSWER_S = 2.0
+# Another's work may take all of a cluster.
+_LONGEST_MEASUREMENT_S = 600
 
 
 class Lanes(NamedTuple):
@@ -44,7 +45,7 @@ class Lanes(NamedTuple):
 
 
 def lanes_of(spec: SweepSpec) -> Lanes:
-    """Return how many lanes a sweep asks for, measured on this machine where it says ``auto``.
+    """Return how many lanes a sweep asks for, measured with what a trial takes where it says ``auto``.
 
     Raises:
         ConfigError: if the device is not there, or lanes are asked for where nodes are still to come.
@@ -68,7 +69,9 @@ def lanes_of(spec: SweepSpec) -> Lanes:
         return Lanes(1, f"lanes: 1, since {others[0]} is searched and lanes want GANs of one shape")
     if not has_lanes(spec.gan):
         return Lanes(1, "lanes: 1, since networks with spectral_norm are trained one by one")
-    gain = measure_gain(spec.gan)
+    gain = _measure(spec)
+    if gain is None:
+        return Lanes(1, "lanes: 1, since they could not be measured: others use the CPUs and GPUs")
     if gain.lanes == 1:
         return Lanes(1, "lanes: 1, since more make it no faster here")
     return Lanes(
@@ -76,9 +79,25 @@ def lanes_of(spec: SweepSpec) -> Lanes:
     )
 
 
+def _measure(spec: SweepSpec) -> Gain | None:
+    """Measure in a process of Ray's, with a trial's CPUs and GPUs; nothing where none can be had."""
+    task: Any = ray.remote(measure_gain).options(
+        num_cpus=spec.resources.cpus, num_gpus=spec.resources.num_gpus, max_retries=0
+    )
+    measurement = task.remote(spec.gan)
+    try:
+        gain: Gain = ray.get(measurement, timeout=_LONGEST_MEASUREMENT_S)
+    except GetTimeoutError:
+        ray.cancel(measurement, force=True)
+        return None
+    except RayTaskError as error:
+        raise error.cause from None
+    return gain
+
+
 def share_of_cpus(spec: SweepSpec, trials: float) -> float:
     """Return what Ray is to count for a trial in a lane where so many share a process."""
-    return math.floor(_PARTS_OF_A_CPU * spec.resources.cpus / trials) / _PARTS_OF_A_CPU
+    return math.floor(RAY_PARTS * spec.resources.cpus / trials) / RAY_PARTS
 
 
 def require_place(spec: SweepSpec, lanes: Lanes) -> None:
@@ -87,8 +106,7 @@ def require_place(spec: SweepSpec, lanes: Lanes) -> None:
     Raises:
         ConfigError: if none has.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(_places(spec, lanes, resources) for resources in nodes):
+    if not any(_places(spec, lanes, node["Resources"]) for node in living_nodes()):
         raise ConfigError(
             f"resources.lanes {lanes.of_a_process}: no node has room for a process that trains them; "
             "lower resources.cpus or resources.gpus, or leave lanes out"
@@ -115,9 +133,7 @@ def lane_actors(spec: SweepSpec, run: str, lanes: Lanes) -> Iterator[list[Any]]:
         lanes: How many of each process, and how many processes.
     """
     actors: list[Any] = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
+    for node in living_nodes():
         places = min(_places(spec, lanes, node["Resources"]), lanes.processes - len(actors))
         actors += [_start(spec, run, lanes, node["NodeID"]) for _ in range(places)]
     try:
@@ -132,7 +148,7 @@ def _start(spec: SweepSpec, run: str, lanes: Lanes, node: str) -> Any:
     # Its CPUs are counted with the processes of its trials.
     return actor.options(
         num_cpus=0,
-        num_gpus=spec.resources.gpus,
+        num_gpus=spec.resources.num_gpus,
         memory=lanes.process_bytes or None,
         max_restarts=-1,
         max_concurrency=_CALLS_OF_A_LANE * lanes.of_a_process + _MORE_CALLS,

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Experiment, Trial
@@ -13,6 +12,7 @@ from ray.tune.search import SearchAlgorithm
 
 from tune_gan.errors import ConfigError, StorageError
 from tune_gan.results.trials import METRIC, read_reports, trial_folder
+from tune_gan.search.cluster import living_nodes
 from tune_gan.search.failures import TrialFailure
 from tune_gan.search.sampler import draw
 from tune_gan.search.scheduler import tune_trial_id
@@ -257,10 +257,10 @@ def _whole_device(spec: SweepSpec, trial_bytes: int) -> tune.PlacementGroupFacto
     """Return what a trial takes so that nothing runs beside it: whole GPUs, or a machine's CPUs."""
     resources = spec.resources
     bundle: dict[str, float] = {"memory": trial_bytes} if trial_bytes else {}
-    if resources.gpus:
-        bundle |= {"CPU": resources.cpus, "GPU": math.ceil(resources.gpus)}
+    if resources.num_gpus:
+        bundle |= {"CPU": resources.cpus, "GPU": math.ceil(resources.num_gpus)}
     else:
-        machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        machines = [node["Resources"].get("CPU", 0) for node in living_nodes()]
         bundle |= {"CPU": max([resources.cpus, *machines])}
     return tune.PlacementGroupFactory([bundle])
 

@@ -16,6 +16,8 @@ from tune_gan.space import Constraint, Distribution, default_point, grid_after_d
 
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _LARGEST_GRID = 100_000
+# Ray counts a CPU and a GPU in so many parts.
+RAY_PARTS = 10_000
 
 # In this order, or the bounds are missing where an error says what is valid.
 Seconds = Annotated[float, Field(gt=0, le=1e8), BeforeValidator(parse_duration)]
@@ -151,7 +153,11 @@ class Resources(Settings):
     """What each trial takes."""
 
     cpus: int = Field(1, ge=1, le=1024, description="CPUs of a trial, and its threads.")
-    gpus: float = Field(0, ge=0, le=64, description="GPUs of a trial; 0.25 lets four share one.")
+    gpus: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
+        "auto",
+        description="GPUs of a trial; 0.25 lets four share one; auto measures how many can share one, "
+        "and takes none where there is none.",
+    )
     lanes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         1,
         description="Trials that share these CPUs and GPUs, trained as one batch of models where they "
@@ -160,6 +166,11 @@ class Resources(Settings):
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Trials at a time; by default as many as CPUs and GPUs allow."
     )
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of a trial; a whole one while ``auto`` has not chosen, for what is tried before."""
+        return 1.0 if self.gpus == "auto" else self.gpus
 
 
 # Trials that differ in these would not compare, or would differ by luck and place alone.
@@ -275,6 +286,7 @@ class SweepSpec(Settings):
                 f"gan.num_threads {self.gan.num_threads}: a trial computes with a thread for each of "
                 f"its resources.cpus, {self.resources.cpus}; set that instead"
             )
+        self._check_gpus()
         self._check_bounds()
         self._check_lanes()
         self._check_algorithm()
@@ -329,6 +341,36 @@ class SweepSpec(Settings):
                     GanConfig.parse({**base, **point})
                 except ConfigError as error:
                     raise ConfigError(f"space: {error}") from None
+
+    def _check_gpus(self) -> None:
+        """Refuse what Ray cannot give a trial, and devices that it would not show to one."""
+        gpus, device = self.resources.num_gpus, self.gan.device
+        if 0 < gpus * RAY_PARTS < 1:
+            raise ConfigError(f"resources.gpus {gpus:g}: the least share of a GPU is {1 / RAY_PARTS:g}")
+        if gpus > 1 and gpus % 1:
+            raise ConfigError(
+                f"resources.gpus {gpus:g}: above 1 only whole GPUs can be given; set "
+                f"{math.floor(gpus)} or {math.ceil(gpus)}"
+            )
+        if device == "auto" or (device == "cpu" and self.resources.gpus in (0, "auto")):
+            return
+        if device == "cpu":
+            raise ConfigError(
+                f"gan.device cpu: resources.gpus is {gpus:g}, but a trial on a CPU takes no GPU; leave "
+                "one of them out"
+            )
+        if gpus == 0:
+            raise ConfigError(
+                f"gan.device {device}: resources.gpus is 0, which gives a trial no GPU; leave one of "
+                "them out"
+            )
+        index, most = int(device.partition(":")[2] or 0), math.ceil(gpus)
+        if index >= most:
+            given = f"its {most} GPUs, cuda:0 to cuda:{most - 1}" if most > 1 else "one GPU, cuda:0"
+            raise ConfigError(
+                f"gan.device {device}: Ray shows a trial {given}, whichever those of the machine are; "
+                "set cuda"
+            )
 
     def _check_lanes(self) -> None:
         searched = self.space.get("spectral_norm")
@@ -427,8 +469,13 @@ def load_spec(source: str, changes: Mapping[str, Any] | None = None) -> SweepSpe
 
 
 def resolve(spec: SweepSpec) -> SweepSpec:
-    """Write into a sweep what follows from where it runs: whole paths, a thread for each CPU."""
+    """Write into a sweep what follows from where it runs and what it takes.
+
+    These are whole paths, a thread for each CPU, and the CPU as the device where trials have no GPU.
+    """
     gan = with_whole_paths(spec.gan).model_copy(update={"num_threads": spec.resources.cpus})
+    if spec.resources.gpus == 0:
+        gan = gan.model_copy(update={"device": "cpu"})
     warm_start = [str(Path(run).absolute()) for run in spec.search.warm_start]
     search = spec.search.model_copy(update={"warm_start": warm_start})
     return spec.model_copy(update={"gan": gan, "search": search})

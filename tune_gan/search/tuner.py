@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from rich.console import Console
 
@@ -24,8 +23,9 @@ from tune_gan.places import FEATURES_FILE
 from tune_gan.results.floor import FLOOR_FILE, Floor, write_floor
 from tune_gan.results.trials import METRIC, REAL_FILE, TRIALS_FILE, no_run_folder, read_sweep
 from tune_gan.search.checks import check_sweep
-from tune_gan.search.cluster import num_workers, on_ray, require_answer, require_visible
+from tune_gan.search.cluster import living_nodes, num_workers, on_ray, require_answer, require_visible
 from tune_gan.search.environment import note_resumption, write_environment
+from tune_gan.search.gpus import leave_out_gpus, share_gpus
 from tune_gan.search.lane_trainable import relay_trial
 from tune_gan.search.lanes import (
     LaneEnds,
@@ -121,7 +121,7 @@ def start_sweep(
             require_instrument(warm_trials, scorer_of(spec.gan).name())
             with on_ray(address, min_nodes):
                 require_visible(folder / LOCK_FILE)
-                lanes, room = _room(spec, console)
+                spec, lanes, room = _place(spec, console)
                 save_warm_start(folder, warm_trials)
                 write_whole(folder / "sweep.yaml", spec.to_yaml())
                 write_environment(folder)
@@ -178,34 +178,48 @@ def resume_sweep(
         _take_over(study, _prepare(study.spec, folder, console))
         with on_ray(address, min_nodes):
             require_visible(folder / LOCK_FILE)
-            lanes, room = _room(study.spec, console)
+            spec, lanes, room = _place(study.spec, console)
+            _take_over(study, spec)
             note_resumption(folder)
             return _sweep(study, room, lanes, console)
 
 
-def _room(spec: SweepSpec, console: Console) -> tuple[Lanes, Room]:
-    """Return how many lanes there are, and how many trials there is room for at a time."""
-    lanes, resources = lanes_of(spec), ray.cluster_resources()
-    if lanes.note:
-        console.print(lanes.note, markup=False, highlight=False, soft_wrap=True)
+def _place(spec: SweepSpec, console: Console) -> tuple[SweepSpec, Lanes, Room]:
+    """Return a sweep with its share of a GPU, how many lanes it has, and its trials at a time."""
+    spec, note = leave_out_gpus(spec)
+    _say(console, note)
+    nodes = [node["Resources"] for node in living_nodes()]
+    # What is tried below would wait for a place that never comes.
+    num_workers(spec, nodes)
+    lanes = lanes_of(spec)
+    _say(console, lanes.note)
     while True:
         # Without lanes a process a trial; with them, all devices are used before lanes are filled.
         try:
-            room = room_for(spec, num_workers(spec, resources), lanes.of_a_process)
+            shared = share_gpus(spec, lanes.of_a_process)
+            workers = num_workers(shared.spec, nodes)
+            room = room_for(shared.spec, workers, lanes.of_a_process, shared.tried)
             break
         except ConfigError:
             if spec.resources.lanes != "auto" or lanes.of_a_process == 1:
                 raise
         lanes = lanes._replace(of_a_process=lanes.of_a_process // 2)
-        console.print(f"lanes: {lanes.of_a_process}, since memory is short", highlight=False)
+        _say(console, f"lanes: {lanes.of_a_process}, since memory is short")
+    _say(console, shared.note)
+    spec = shared.spec
     if lanes.of_a_process == 1:
-        return lanes, room
+        return spec, lanes, room
     # Memory is that of the processes that train.
-    workers = num_workers(spec, resources, lanes.of_a_process)
+    workers = num_workers(spec, nodes, lanes.of_a_process)
     most = min(workers, lanes.of_a_process * room.workers)
     lanes = lanes._replace(processes=room.workers, process_bytes=room.trial_bytes)
     require_place(spec, lanes)
-    return lanes, Room(most, note=room.note)
+    return spec, lanes, Room(most, note=room.note)
+
+
+def _say(console: Console, line: str) -> None:
+    if line:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _take_over(study: SweepStudy, spec: SweepSpec) -> None:
@@ -305,9 +319,8 @@ def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> Swe
     left = _num_left(study)
     of = f"{left} of {spec.num_trials}" if left < spec.num_trials else str(spec.num_trials)
     text = f"sweep {spec.name}: {of} trials, {room.workers} at a time, in {folder}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if room.note:
-        console.print(room.note, markup=False, highlight=False, soft_wrap=True)
+    _say(console, text)
+    _say(console, room.note)
     quoted = shlex.quote(str(folder))
     if how := spec.confirmation:
         run, chosen = shlex.quote(str(folder.parent)), f"--top {how.top} --seeds {len(how.seeds)}"
@@ -316,7 +329,7 @@ def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> Swe
         lines = [f"watch it with: tune-gan status {quoted}, or tune-gan report {quoted} --watch"]
         lines += [f"should it be stopped, go on with: tune-gan resume {quoted}"]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
     if not (folder / FLOOR_FILE).exists():
         count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED
         write_floor(folder, Floor(**floor_of(spec.gan, count)))
@@ -367,7 +380,7 @@ def _trainable(
             train_trial, spec=spec.model_dump(mode="json"), run=str(study.folder)
         )
         # As Ray has it, which then places no more trials on a node than it has memory for.
-        taken = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus, "memory": room.trial_bytes}
+        taken = {"cpu": spec.resources.cpus, "gpu": spec.resources.num_gpus, "memory": room.trial_bytes}
         yield tune.with_resources(trainable, taken), []
         return
     with lane_actors(spec, str(study.folder), lanes) as pools:

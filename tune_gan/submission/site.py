@@ -39,6 +39,12 @@ class SlurmSite(Settings):
     nodes: int = Field(1, ge=1, le=10_000, description="Nodes of a job.")
     cpus_per_node: int = Field(ge=1, le=10_000, description="CPUs of the job on each node.")
     gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of the job on each node.")
+    gpu_type: Word | None = Field(
+        None, description="Type of these GPUs or profile of MIG, as the site calls it: a100, 1g.10gb."
+    )
+    gres: Word | None = Field(
+        None, description="Other generic resources on each node, such as shares of a GPU: shard:2."
+    )
     memory_per_node: Annotated[str, Field(pattern=r"^[0-9]{1,9}[KMGT]?$")] | None = Field(
         None, description="Memory of the job on each node: 64G; without a letter MB."
     )

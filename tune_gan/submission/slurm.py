@@ -34,6 +34,10 @@ def render_slurm(
         requeue: Whether the job goes on in a new one when its time is over.
         data_root: Folder of the data, which a container is to see.
     """
+    gpus_per_node = None
+    if site.gpus_per_node:
+        kind = f"{site.gpu_type}:" if site.gpu_type else ""
+        gpus_per_node = f"{kind}{site.gpus_per_node}"
     options = {
         "job-name": name,
         "partition": site.partition,
@@ -43,7 +47,8 @@ def render_slurm(
         "nodes": site.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": site.cpus_per_node,
-        "gpus-per-node": site.gpus_per_node or None,
+        "gpus-per-node": gpus_per_node,
+        "gres": site.gres,
         "mem": site.memory_per_node,
         "time": max(1, round(site.time / 60)),
         "signal": f"B:USR1@{site.save_time:.0f}",
@@ -54,7 +59,7 @@ def render_slurm(
     lines += ["--no-kill", "--requeue" if requeue else "--no-requeue"]
     inside = []
     if site.container is not None:
-        gpus = ["--nv"] if site.gpus_per_node else []
+        gpus = ["--nv"] if site.gpus_per_node or site.gres else []
         folders = [str(run.parent), site.scratch, *([data_root] if data_root else [])]
         binds = [part for folder in folders for part in ("--bind", folder)]
         inside = ["apptainer", "exec", *gpus, *binds, site.container]
@@ -69,6 +74,8 @@ def render_slurm(
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     return environment.get_template("slurm.sh.j2").render(
         options=lines,
+        # Of the step on the other nodes, which is to see them as the job does.
+        gpus=[line for line in lines if line.startswith(("--gpus-per-node", "--gres"))],
         run=run,
         work=work_folder(run),
         python=python,

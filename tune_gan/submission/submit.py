@@ -121,8 +121,15 @@ def _require_room(spec: SweepSpec | None, where: str, cpus: int, gpus: int) -> N
     """See that a trial fits on a node or worker of the site."""
     if spec is None:
         return
-    taken = spec.resources
-    for name, wanted, given in (("gpus", taken.gpus, gpus), ("cpus", taken.cpus, cpus)):
+    taken, device = spec.resources, spec.gan.device
+    if not gpus and device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"gan.device {device}: the site gives no GPU to a {where} (gpus_per_{where}); use auto or "
+            "cpu, or change that"
+        )
+    # What auto takes is chosen there.
+    num_gpus = 0.0 if taken.gpus == "auto" else taken.gpus
+    for name, wanted, given in (("gpus", num_gpus, gpus), ("cpus", taken.cpus, cpus)):
         if wanted > given:
             raise ConfigError(
                 f"resources.{name}: a trial takes {wanted:g}, but the site gives {given} a {where} "
@@ -185,7 +192,9 @@ def slurm_script(request: Request, site: SlurmSite, requeue: bool) -> str:
         ConfigError: if a trial takes more than a node of the site has.
     """
     assert request.spec is not None, "the nodes have the file systems of this machine"
-    _require_room(request.spec, "node", site.cpus_per_node, site.gpus_per_node)
+    # A shared card is one of a node's GPUs, too.
+    gpus = site.gpus_per_node or int(site.gres is not None)
+    _require_room(request.spec, "node", site.cpus_per_node, gpus)
     python = site.python or sys.executable
     data_root = request.spec.gan.data_root
     return slurm.render_slurm(site, request.spec.name, request.run, python, requeue, data_root)
