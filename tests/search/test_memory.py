@@ -14,11 +14,10 @@ from tune_gan.gan import memory as measured
 from tune_gan.gan.memory import (
     CONTEXT_BYTES,
     Footprint,
-    is_of_device,
-    is_shortage,
     measure_memory,
     smallest_gpu,
 )
+from tune_gan.gan.shortage import is_of_device, is_shortage
 from tune_gan.search import memory
 from tune_gan.search.memory import Room, largest, room_for, try_largest
 from tune_gan.search.spec import SweepSpec

@@ -1,6 +1,5 @@
 """How much memory a training takes, measured by training one iteration."""
 
-import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,6 @@ from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
 _STATUS = Path("/proc/self/status")
-_SHORTAGE = re.compile(
-    "not enough memory|out of memory|allocate memory|low on memory|cudaErrorMemoryAllocation|"
-    # Where a library of CUDA's is the first to find none left.
-    "CU(BLAS|DNN|SOLVER|SPARSE|FFT|RAND)_[A-Z_]*ALLOC[A-Z_]*FAILED|"
-    "CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_NOT_INITIALIZED"
-)
-_DEVICE_WORDS = re.compile("CUDA|CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|CURAND|cudaError|MPS backend")
 # CUDA's context and libraries take 0.4 to 0.8 GB of a GPU in each process, which torch does not count.
 CONTEXT_BYTES = 700_000_000
 
@@ -91,20 +83,6 @@ def smallest_gpu() -> int:
         return 0
     gpus = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
     return min((gpu.total_memory for gpu in gpus), default=0)
-
-
-def is_shortage(error: Exception) -> bool:
-    """Return whether an error says that memory was short.
-
-    Of a CPU's memory torch has no other way to, and CUDA's libraries raise no kind of their own.
-    """
-    is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_told or _SHORTAGE.search(str(error)) is not None
-
-
-def is_of_device(error: Exception) -> bool:
-    """Return whether an error that says that memory was short says it of a GPU's."""
-    return _DEVICE_WORDS.search(str(error)) is not None
 
 
 def _train(config: GanConfig, lanes: int) -> None:

@@ -13,7 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, InputError
 from tune_gan.gan.checkpoint import estimate_bytes
-from tune_gan.gan.memory import Footprint, is_of_device, is_shortage, measure_memory, smallest_gpu
+from tune_gan.gan.memory import Footprint, measure_memory, smallest_gpu
+from tune_gan.gan.shortage import is_of_device, is_shortage
 from tune_gan.search.cluster import living_nodes, may_grow, places_on
 from tune_gan.search.disk import largest_networks
 from tune_gan.search.spec import SweepSpec

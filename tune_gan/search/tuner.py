@@ -13,6 +13,7 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
+from tune_gan.config import GanConfig
 from tune_gan.errors import ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
 from tune_gan.gan.album import save_real_samples
@@ -118,7 +119,7 @@ def start_sweep(
             # Left behind by a sweep that was killed before it began, perhaps of other images.
             (folder / FEATURES_FILE).unlink(missing_ok=True)
             spec = _prepare(spec, folder, console)
-            require_instrument(warm_trials, scorer_of(spec.gan).name())
+            require_instrument(warm_trials, scorer_of(_on_cpu(spec.gan)).name())
             with on_ray(address, min_nodes):
                 require_visible(folder / LOCK_FILE)
                 spec, lanes, room = _place(spec, console)
@@ -270,8 +271,13 @@ def _prepare(spec: SweepSpec, folder: Path, console: Console) -> SweepSpec:
     """Load the data here, once, before every trial needs them; return the sweep with its classifier."""
     console.print(f"preparing {spec.gan.dataset} and its score", highlight=False)
     spec = spec.model_copy(update={"gan": with_features(spec.gan, folder)})
-    prepare(spec.gan)
+    prepare(_on_cpu(spec.gan))
     return spec
+
+
+def _on_cpu(config: GanConfig) -> GanConfig:
+    """Return what is done of a configuration here, where no GPU is to be taken from the trials."""
+    return config.model_copy(update={"device": "cpu"})
 
 
 def _require_run_folder(folder: Path) -> None:
@@ -332,7 +338,7 @@ def _sweep(study: SweepStudy, room: Room, lanes: Lanes, console: Console) -> Swe
         _say(console, line)
     if not (folder / FLOOR_FILE).exists():
         count = spec.confirmation.num_samples if spec.confirmation else NUM_GENERATED
-        write_floor(folder, Floor(**floor_of(spec.gan, count)))
+        write_floor(folder, Floor(**floor_of(_on_cpu(spec.gan), count)))
     if not (folder / REAL_FILE).exists():
         _draw_real(folder / REAL_FILE, spec)
     told = trackers(spec, folder)

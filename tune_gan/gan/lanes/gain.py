@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.lanes.pool import LanePool
-from tune_gan.gan.memory import is_shortage
 from tune_gan.gan.models import choose_device
+from tune_gan.gan.shortage import is_shortage
 from tune_gan.gan.training import iterate
 
 # Two lanes hardly pay for what a lane costs, where sixteen may.
