@@ -24,11 +24,12 @@ def test_the_disk_of_a_sweep_is_told_in_one_line() -> None:
     checkpoint = 4 * (3 * (generator + discriminator) + generator)
     assert estimate_bytes(_spec().gan) == checkpoint == 63_756
     # 8 trials: checkpoints of 5 kept and 2 running ones, twice; 8 trials' own files and 80 reports,
-    # two pictures of each trial and one of each report of those 7.
-    assert 9 * checkpoint + 8 * 6000 + 80 * 1500 + (2 * 8 + 7 * 10) * 20_000 == 2_461_804
+    # the losses of 800 iterations twice, two pictures of each trial and one of each report of those 7.
+    reports = 8 * 6000 + 80 * 1500 + 800 * (16 + 129) + (2 * 8 + 7 * 10) * 20_000
+    assert 9 * checkpoint + reports == 2_577_804
     assert describe_disk(_spec()) == (
-        "disk: at most 2.46 MB here: 5 kept checkpoints and those of 2 running trials of up to "
-        "63.8 kB, and 1.89 MB of reports and pictures"
+        "disk: at most 2.58 MB here: 5 kept checkpoints and those of 2 running trials of up to "
+        "63.8 kB, and 2 MB of reports, losses and pictures"
     )
 
 
@@ -61,7 +62,7 @@ def test_a_moving_average_and_an_optimizer_count() -> None:
 
 def test_what_does_not_fit_the_other_fields_is_left_out() -> None:
     spec = _spec(space={"activation_alpha": {"choice": [0.0, 0.5]}, "activation": {"choice": ["celu"]}})
-    assert describe_disk(spec).startswith("disk: at most 2.46 MB")
+    assert describe_disk(spec).startswith("disk: at most 2.58 MB")
 
 
 @pytest.mark.parametrize(
