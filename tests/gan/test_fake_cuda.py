@@ -45,8 +45,8 @@ def _problem_of_the_harness() -> str:
     return ""
 
 
-_PROBLEM = _problem_of_the_harness()
-pytestmark = pytest.mark.skipif(bool(_PROBLEM), reason=f"no fake GPU: {_PROBLEM}")
+PROBLEM = _problem_of_the_harness()
+pytestmark = pytest.mark.skipif(bool(PROBLEM), reason=f"no fake GPU: {PROBLEM}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,34 @@ def test_short_memory_is_told_to_all_and_halves_the_lanes(
     trainer.stop(0)
     assert _pass_on(trainer, 1, {"gen_lr": 0.02})[-1]["iteration"] == 200
     assert [line["iteration"] for line in _reports(tmp_path, 1)] == [50, 100, 150, 200]
+
+
+def test_a_pool_that_fails_while_a_report_is_made_tells_the_trial_of_it_afterwards(
+    trainer: LaneTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or else the report's line would take the place of the error, and its process wait for ever."""
+    train, score, has_failed = LanePool.advance, LanePool.score, threading.Event()
+
+    def advance(pool: LanePool) -> list[Lane]:
+        if pool.lanes[0].training.iteration >= 50 and not has_failed.is_set():
+            has_failed.set()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return train(pool)
+
+    def slow(pool: LanePool, collected: Any) -> Any:
+        # Made beside the training, it is still being made when that fails.
+        has_failed.wait(1.0)
+        return score(pool, collected)
+
+    monkeypatch.setattr(LanePool, "advance", advance)
+    monkeypatch.setattr(LanePool, "score", slow)
+    with ThreadPoolExecutor() as pool, pytest.raises(TrialFailure, match="out of memory"):
+        pool.submit(_pass_on, trainer, 0, {"gen_lr": 0.01}).result(PATIENCE_S)
+    _wait_until(lambda: not trainer._trials)
+    # What was reported is on the disk, and it goes on from there.
+    assert [line["iteration"] for line in _reports(tmp_path, 0)] == [50]
+    assert _pass_on(trainer, 0, {"gen_lr": 0.01})[-1]["iteration"] == 200
+    assert [line["iteration"] for line in _reports(tmp_path, 0)] == [50, 100, 150, 200]
 
 
 def test_a_trial_that_cannot_be_trained_harms_no_other(trainer: LaneTrainer) -> None:

@@ -234,7 +234,14 @@ class LaneTrainer:
         for trial in trials:
             if trial.lane in lanes:
                 trial.lane = None
+                self._wait_for_report(trial)
                 self._answer(trial, error)
+
+    def _wait_for_report(self, trial: _Trial) -> None:
+        """Wait until a report that is being made has answered, so that it answers no later."""
+        with self._changed:
+            while trial.is_reporting:
+                self._changed.wait(_LOOK_AGAIN_S)
 
     def _is_awaited(self, trial: _Trial) -> bool:
         """Wait until Tune has judged a trial's last report; return whether it is to go on."""
@@ -284,6 +291,7 @@ class LaneTrainer:
             trial.is_done, answer = True, error
         with self._changed:
             trial.is_reporting = False
+            self._changed.notify_all()
             if answer is not None:
                 self._answer(trial, answer)
 

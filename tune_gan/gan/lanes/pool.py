@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tune_gan.config import GanConfig
+from tune_gan.errors import ConfigError
 from tune_gan.gan.checkpoint import TrainingState
 from tune_gan.gan.data import load_data, to_unit_range
 from tune_gan.gan.graphs import Replayed
@@ -182,7 +183,7 @@ class LanePool:
         most_lanes: How many at the most; the tensors are as large as there are runs, by powers of 2.
 
     Raises:
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or knows no double precision.
         DataError: if the data set cannot be loaded.
     """
 
@@ -190,6 +191,10 @@ class LanePool:
         torch.set_num_threads(config.num_threads)
         self._shape, self._most_lanes = shape_of(config), most_lanes
         self._device = choose_device(config.device)
+        if self._device.type == "mps":
+            raise ConfigError(
+                "resources.lanes: lanes count in double precision, which mps has not; leave lanes out"
+            )
         self._config = with_precision(config, self._device)
         self._scorer, self._data = scorer_of(config), load_data(config)
         self._samples = real_samples(self._data, config.image_size, self._device)
