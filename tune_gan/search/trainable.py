@@ -130,6 +130,8 @@ class TrialRecord:
         self.checkpoint = checkpoint if reached else None
         self.told = {METRIC: min(map(ranking_score, past)), **past[-1]} if past else {}
         self.has_ended = bool(past) and past[-1]["state"] != "running"
+        # A report's note is told once.
+        self._noted = {""}
         self._health = Health(spec.health, spec.grace_period)
         self._health.catch_up(past)
         self._grids = _grids(folder, self.config, reached)
@@ -143,7 +145,9 @@ class TrialRecord:
             another thread.
         """
         line, training = _line(report, self._health, self._spec), report.training
-        self._note = self._note or report.note
+        if report.note not in self._noted:
+            self._note = self._note or report.note
+            self._noted.add(report.note)
         if self._note and line["state"] == "running":
             line["cause"], self._note = self._note, ""
         samples, snapshot = self._grids.samples_of(training.scored_generator), training.snapshot()
