@@ -122,8 +122,14 @@ def _train(config: GanConfig) -> tuple[FakeGpu, Replayed, Any]:
             samples = generate(training.scored_generator, score_latents(config.latent_dim))
             assert samples.device.type == "cuda"
             training.record({"fid_proxy": 1.0, "degenerate": False}, "", 1.0)
-            on_host = (*training.snapshot().tensors.values(), *training.best_generator.values())
+            snapshot = training.snapshot().tensors
+            on_host = (*snapshot.values(), *training.best_generator.values())
             assert {tensor.device.type for tensor in on_host} == {"cpu"}
+            # It is written while these go on.
+            counters = [state[p]["step"] for state, p in _counters(training)]
+            counters += [] if training.average is None else [training.average.n_averaged]
+            own = {t.data_ptr() for t in counters if t.device.type == "cpu"}
+            assert not own & {tensor.data_ptr() for tensor in snapshot.values()}
             return training
 
         buffer_read = LossBuffer.read
@@ -132,6 +138,13 @@ def _train(config: GanConfig) -> tuple[FakeGpu, Replayed, Any]:
             stack.enter_context(mock.patch(f"tune_gan.gan.training.{name}", function))
         (training,) = iterate(config)
     return gpu, made[0], training
+
+
+def _counters(training: Any) -> list[tuple[Any, Any]]:
+    """Return the optimizers' states with the parameters that count steps in them."""
+    optimizers = (training.gen_optimizer, training.disc_optimizer)
+    found = [(o.state, p) for o in optimizers for p in o.param_groups[0]["params"]]
+    return [(state, p) for state, p in found if "step" in state[p]]
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=_name)

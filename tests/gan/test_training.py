@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,17 @@ def test_the_first_training_of_a_process_has_the_numbers_of_the_second() -> None
     before = torch.get_rng_state()
     load_shipped("digits")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_done_meanwhile_is_no_training(tiny_ring: GanConfig) -> None:
+    waits = 0
+
+    def wait() -> None:
+        nonlocal waits
+        waits += 1
+        time.sleep(0.5)
+
+    config = tiny_ring.model_copy(update={"num_iterations": 2, "report_every": 1})
+    *_, last = iterate(config, meanwhile=wait)
+    assert waits == 2
+    assert last.metrics["train_time_s"] < 0.5

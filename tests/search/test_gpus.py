@@ -111,7 +111,7 @@ def test_auto_chooses_a_share_that_ray_can_place(
     assert shared.spec.resources.gpus == share
     assert shared.note.startswith(note)
     assert shared.tried == Tried(_SMALL)
-    assert shared.spec.gan.device == "auto"
+    assert shared.spec.gan.device == "cuda"
     assert num_workers(shared.spec, [node["Resources"] for node in nodes]) == workers
 
 

@@ -158,6 +158,24 @@ def test_a_pool_that_fails_while_a_report_is_made_tells_the_trial_of_it_afterwar
     assert [line["iteration"] for line in _reports(tmp_path, 0)] == [50, 100, 150, 200]
 
 
+def test_memory_that_is_short_for_a_report_halves_the_lanes_too(
+    trainer: LaneTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect, calls = LanePool.collect, iter(range(100))
+
+    def short(pool: LanePool, lane: Lane) -> Any:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return collect(pool, lane)
+
+    monkeypatch.setattr(LanePool, "collect", short)
+    with ThreadPoolExecutor() as pool, pytest.raises(TrialFailure, match="out of memory"):
+        pool.submit(_pass_on, trainer, 0, {"gen_lr": 0.01}).result(PATIENCE_S)
+    _wait_until(lambda: not trainer._trials)
+    assert trainer._num_lanes == 1
+    assert _pass_on(trainer, 0, {"gen_lr": 0.01})[-1]["iteration"] == 200
+
+
 def test_a_trial_that_cannot_be_trained_harms_no_other(trainer: LaneTrainer) -> None:
     """Its shape is that of its neighbour, and so is its pool; its checkpoint is of other settings."""
     _pass_on(trainer, 1, {"gen_lr": 0.02}, most=1)
@@ -205,6 +223,31 @@ def test_a_process_without_its_gpu_ends_and_one_short_of_memory_does_not(
     assert ended.returncode == 1
     assert said in ended.stderr
     assert ("told: " in ended.stderr) == ("told: " in said)
+
+
+_HANGS = """
+import sys
+import time
+from tests.search.test_lane_trainer import SPEC
+from tune_gan.gan.lanes.pool import LanePool
+from tune_gan.search.lane_trainer import LaneTrainer
+
+LanePool.is_on_cpu = sys.argv[2] == "at once"
+LanePool.score = lambda pool, collected: time.sleep(1200)
+spec = SPEC.model_dump(mode="json")
+spec["failures"]["report_timeout"] = 2.0
+trainer = LaneTrainer(spec, sys.argv[1], 2)
+trainer.submit(0, {"gen_lr": 0.01})
+trainer.next(0)
+"""
+
+
+@pytest.mark.parametrize("way", ["at once", "beside"])
+def test_a_report_that_hangs_ends_the_process(way: str, tmp_path: Path) -> None:
+    """Ray starts another one, and Tune the trial again."""
+    command = [sys.executable, "-c", _HANGS, str(tmp_path), way]
+    ended = subprocess.run(command, timeout=PATIENCE_S, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:

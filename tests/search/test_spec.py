@@ -573,7 +573,7 @@ def test_choices_are_taken_in_any_spelling() -> None:
 )
 def test_gpus_that_no_trial_can_have_are_refused(gpus: Any, device: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        _spec(gan={**SPEC["gan"], "device": device}, resources={"gpus": gpus})
+        _spec(gan={**SPEC["gan"], "device": device}, resources={"gpus": gpus}).require_device()
     assert str(caught.value).startswith(message)
 
 

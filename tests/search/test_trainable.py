@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ SPEC = SweepSpec.parse(LANE_SWEEP)
 
 
 def test_a_report_is_written_by_what_take_returns_and_not_before(tmp_path: Path) -> None:
-    losses, lines = [], []
+    losses, lines = [], list[dict[str, Any]]()
     folder = tmp_path / "trial_00000"
     with opened_trial(tmp_path, 0, {"gen_lr": 0.01}, SPEC) as trial:
         for report in iterate(trial.config):

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import TINY_RING
 from tests.search.test_spec import SPEC
 from tune_gan.errors import ConfigError, DataError, RunFolderError
+from tune_gan.gan.training import iterate
 from tune_gan.search import cluster
 from tune_gan.search.cluster import num_workers, places_on
 from tune_gan.search.spec import SweepSpec, load_spec, resolve
-from tune_gan.search.tuner import run_sweep
+from tune_gan.search.tuner import _with_gpus_as_begun, run_sweep
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,24 @@ def test_nothing_is_started_or_written_on_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected"):
         run_sweep(spec, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", ["auto", "cuda", "cuda:3"])
+def test_a_run_of_0_2_0_goes_on_on_the_gpu_that_ray_did_not_know_of(named: str, tmp_path: Path) -> None:
+    """Its trials trained on GPU 0, with ``gpus: 0`` in the sweep; it must be read, and have one."""
+    gan = {**TINY_RING.model_dump(mode="json"), "device": named}
+    space = {"gen_lr": {"log_uniform": [1e-4, 1e-3]}}
+    spec = SweepSpec.parse(
+        {**SPEC, "constraints": [], "gan": gan, "space": space, "resources": {"gpus": 0.0}}
+    )
+    assert _with_gpus_as_begun(spec, tmp_path) == spec
+    snapshot = next(iterate(TINY_RING.model_copy(update={"device": "cpu"}))).training.snapshot()
+    snapshot.write(tmp_path / "trial_00000/checkpoint")
+    assert _with_gpus_as_begun(spec, tmp_path) == spec
+    progress = json.dumps({**json.loads(snapshot.progress), "device": "cuda"})
+    snapshot._replace(progress=progress).write(tmp_path / "trial_00001/checkpoint")
+    changed = _with_gpus_as_begun(spec, tmp_path)
+    assert (changed.resources.gpus, changed.gan.device) == ("auto", "cuda")
+    on_cpus = resolve(spec)
+    assert on_cpus.gan.device == "cpu"
+    assert _with_gpus_as_begun(on_cpus, tmp_path) == on_cpus

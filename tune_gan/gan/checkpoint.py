@@ -242,7 +242,8 @@ class TrainingState:
         }
         if self.average is not None:
             tensors |= _prefixed("average", self.average.state_dict())
-        return _on_host(tensors)
+        # Where a GPU trains on meanwhile, the counters of averages and of some optimizers are a CPU's.
+        return _on_host(tensors, copies=self.latent_source.device.type != "cpu")
 
     def _require_same_config(self, folder: Path, saved: dict[str, Any]) -> None:
         own = self.config.model_dump(mode="json")

@@ -1,5 +1,6 @@
 """How much memory a training takes, measured by training one iteration."""
 
+import gc
 import resource
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 
 from tune_gan.config import GanConfig
 from tune_gan.gan.graphs import WARM_UPS
-from tune_gan.gan.lanes.pool import LanePool
+from tune_gan.gan.lanes.pool import MOST_COLLECTED, LanePool
 from tune_gan.gan.models import choose_device
 from tune_gan.gan.training import iterate
 
@@ -61,6 +62,9 @@ def measure_memory(config: GanConfig, most: int | None = None, lanes: int = 1) -
         # Its context is there before peaks are reset, which else fails, and before the host's limit.
         torch.cuda.init()
         torch.zeros(1, device=device)
+        # What another trial run of this process has left is none of this one's.
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: see proc(5)
@@ -95,7 +99,9 @@ def _train(config: GanConfig, lanes: int) -> None:
         pool.join(config)
     while not (due := pool.advance()):
         pass
-    pool.report(due[0])
+    # As many as there are at a time.
+    collected = [pool.collect(lane) for lane in due[:MOST_COLLECTED]]
+    pool.score(collected[0])
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tune_gan.gan.data import (
 )
 from tune_gan.gan.folder import list_folder
 from tune_gan.gan.models import choose_device
+from tune_gan.metrics.arithmetic import products
 from tune_gan.metrics.classifier import (
     accuracy,
     digest_of,
@@ -51,6 +52,8 @@ _DIGITS_OF_NAME = 8
 def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     """Generate samples as they would be saved: uint8 images ``(N, C, H, W)`` or points ``(N, 2)``.
 
+    In full precision, whatever that of the training is.
+
     Args:
         generator: Put into evaluation mode for it, and back.
         latents: ``(N, latent_dim)``, on any device; the samples stay on the generator's.
@@ -58,7 +61,7 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     device = next(generator.parameters()).device
     was_training = generator.training
     generator.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), products("ieee", device):
         chunks = [to_saved_form(generator(c.to(device))) for c in latents.split(500)]
     generator.train(was_training)
     return torch.cat(chunks)

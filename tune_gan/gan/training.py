@@ -103,7 +103,10 @@ def iterate(
         if training.average is not None:
             training.average.n_averaged += 1
         training.iteration += 1
+        # What is done meanwhile is no training.
+        paused = time.perf_counter()
         meanwhile()
+        started += time.perf_counter() - paused
         if not is_due(training):
             continue
 
@@ -217,6 +220,8 @@ def _global_source(device: torch.device) -> torch.Generator:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
     return torch.default_generator
 
 

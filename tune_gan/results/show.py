@@ -108,6 +108,8 @@ def ranking_records(ranked: pd.DataFrame) -> list[dict[str, Any]]:
 def best_yaml(run: Path) -> str:
     """Return the best trial's whole configuration as YAML that ``tune-gan train --config`` takes.
 
+    Its device is ``auto``, wherever it was trained.
+
     Raises:
         RunFolderError: if the folder is no run folder.
         SweepFailedError: if no trial is ranked.
@@ -115,7 +117,9 @@ def best_yaml(run: Path) -> str:
     choice = choose(run)
     values = next(trial.values for trial in read_trials(run) if trial.number == choice.trial)
     heading = f"# trial {choice.trial} of {run.absolute().name!r}, chosen {choice.rule}\n"
-    return heading + trial_config(run, values).to_yaml()
+    # Where it was trained is no part of what was found.
+    config = trial_config(run, values).model_copy(update={"device": "auto"})
+    return heading + config.to_yaml()
 
 
 def status_record(run: Path, held_since: float | None = None) -> dict[str, Any]:

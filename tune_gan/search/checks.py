@@ -19,11 +19,14 @@ def check_sweep(spec: SweepSpec) -> list[dict[str, Any]]:
         What it learns from other runs, as `load_warm_start` does.
 
     Raises:
-        ConfigError: if its tracker is not installed, its constraints leave nothing of the space, or a
-            run to learn from does not fit.
+        ConfigError: if its tracker is not installed, its trials would not have its device, its
+            constraints leave nothing of the space, or a run to learn from does not fit.
         RunFolderError: if what it is to learn from is no run folder.
     """
     _require_tracker(spec)
+    if spec.confirmation is None:
+        # A confirmation has what its run had.
+        spec.require_device()
     if spec.search.algorithm != "grid" and spec.confirmation is None:
         draw(spec, 1, [])
     return load_warm_start(spec)

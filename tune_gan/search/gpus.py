@@ -80,7 +80,12 @@ def share_gpus(spec: SweepSpec, lanes: int = 1) -> Shared:
     one, many = ("process that trains", "processes that train") if lanes > 1 else ("trial", "trials")
     where = f"each of {num_gpus} GPUs" if num_gpus > 1 else "the GPU"
     note = f"{on_each} {one if on_each == 1 else many} on {where}: {reason}"
-    return Shared(_with_gpus(spec, math.floor(RAY_PARTS / on_each) / RAY_PARTS), note, tried)
+    shared = _with_gpus(spec, math.floor(RAY_PARTS / on_each) / RAY_PARTS)
+    if tried.footprint is not None and tried.footprint.device_total and spec.gan.device == "auto":
+        # A node on which torch cannot use its GPU fails its trials, and trains none on its CPU.
+        gan = shared.gan.model_copy(update={"device": tried.footprint.trained_on})
+        shared = shared.model_copy(update={"gan": gan})
+    return Shared(shared, note, tried)
 
 
 def choose_trials_on_a_gpu(

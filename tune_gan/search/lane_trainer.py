@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tune_gan.gan.lanes.pool import Lane, LanePool, shape_of
+from tune_gan.gan.lanes.pool import MOST_COLLECTED, Collected, Lane, LanePool, shape_of
 from tune_gan.gan.shortage import is_broken
 from tune_gan.search.failures import TrialFailure
 from tune_gan.search.spec import SweepSpec
@@ -35,7 +35,7 @@ class _Trial:
         stack: Closes the folder.
         begun: Whether it was begun with.
         asked: Whether its process waits for the next line: what it was told is judged then.
-        is_reporting: Whether a report of it is being made in another thread.
+        reporting_since: When a report of it was begun with in another thread; none where none is made.
         is_done: Whether it trains no more, and its lane is to be free.
         answer: The next line, or why there is none.
         is_over: Whether no more lines come.
@@ -48,7 +48,7 @@ class _Trial:
     stack: ExitStack = field(default_factory=ExitStack)
     begun: bool = False
     asked: bool = False
-    is_reporting: bool = False
+    reporting_since: float | None = None
     is_done: bool = False
     answer: dict[str, Any] | Exception | None = None
     is_over: bool = False
@@ -57,6 +57,11 @@ class _Trial:
     def is_judged(self) -> bool:
         """Whether Tune has judged its last report, and waits for the next."""
         return self.asked and self.answer is None and not self.is_reporting
+
+    @property
+    def is_reporting(self) -> bool:
+        """Whether a report of it is being made in another thread."""
+        return self.reporting_since is not None
 
 
 class LaneTrainer:
@@ -143,13 +148,21 @@ class LaneTrainer:
         if time.monotonic() - self._alive_at > self._spec.failures.report_timeout:
             os._exit(1)
 
+    def _note_life(self) -> None:
+        """Note that training does not hang, unless a report does that is made beside it."""
+        oldest = time.monotonic() - self._spec.failures.report_timeout
+        with self._changed:
+            since = [trial.reporting_since for trial in self._trials.values()]
+            if not any(begun is not None and begun < oldest for begun in since):
+                self._alive_at = time.monotonic()
+
     def _train(self) -> None:
         try:
             while True:
                 self._settle()
                 for shape, pool in list(self._pools.items()):
                     self._advance(shape, pool)
-                    self._alive_at = time.monotonic()
+                    self._note_life()
         except BaseException:
             # Without this thread its trials would wait for ever; Ray starts another process.
             traceback.print_exc()
@@ -159,7 +172,7 @@ class LaneTrainer:
         """Let trials go that are over and begin with new ones; wait where there is nothing to do."""
         with self._changed:
             while not self._pools and not self._trials:
-                self._alive_at = time.monotonic()
+                self._note_life()
                 self._changed.wait(_LOOK_AGAIN_S)
             trials = list(self._trials.values())
         for trial in trials:
@@ -176,7 +189,7 @@ class LaneTrainer:
         if not self._pools:
             # All that there is waits for its process to take an answer.
             with self._changed:
-                self._alive_at = time.monotonic()
+                self._note_life()
                 self._changed.wait(0.01)
 
     def _begin(self, trial: _Trial) -> dict[str, Any] | None:
@@ -207,18 +220,29 @@ class LaneTrainer:
             with telling_failures():
                 due = pool.advance()
         except Exception as error:
-            _end_if_broken(error)
-            self._note(error)
-            self._drop(shape, error)
+            self._give_up(shape, error)
             return
         for lane in due:
             trial = of_lane[lane]
-            if self._is_awaited(trial):
-                self._report(trial, pool)
-            else:
+            if not self._is_awaited(trial):
                 self._leave(trial)
                 trial.is_over = True
-            self._alive_at = time.monotonic()
+                continue
+            self._wait_for_reporters()
+            try:
+                with telling_failures():
+                    collected = pool.collect(lane)
+            except Exception as error:
+                self._give_up(shape, error)
+                return
+            self._report(trial, pool, collected)
+            self._note_life()
+
+    def _give_up(self, shape: Any, error: Exception) -> None:
+        """Go on without a pool in which something failed."""
+        _end_if_broken(error)
+        self._note(error)
+        self._drop(shape, error)
 
     def _drop(self, shape: Any, error: Exception) -> None:
         """Give up a pool in which something failed: what its tensors hold is in doubt.
@@ -241,6 +265,7 @@ class LaneTrainer:
         """Wait until a report that is being made has answered, so that it answers no later."""
         with self._changed:
             while trial.is_reporting:
+                self._note_life()
                 self._changed.wait(_LOOK_AGAIN_S)
 
     def _is_awaited(self, trial: _Trial) -> bool:
@@ -248,18 +273,25 @@ class LaneTrainer:
         until = time.monotonic() + _LONGEST_SILENCE_S
         with self._changed:
             while not trial.is_over and not trial.is_judged:
-                self._alive_at = time.monotonic()
+                self._note_life()
                 if trial.is_reporting:
-                    until = self._alive_at + _LONGEST_SILENCE_S
-                if self._alive_at >= until:
+                    until = time.monotonic() + _LONGEST_SILENCE_S
+                if time.monotonic() >= until:
                     return False
                 self._changed.wait(_LOOK_AGAIN_S)
             return not trial.is_over
 
-    def _report(self, trial: _Trial, pool: LanePool) -> None:
+    def _wait_for_reporters(self) -> None:
+        """Wait until there is memory for the copy of one more lane that waits for its score."""
+        with self._changed:
+            while sum(trial.is_reporting for trial in self._trials.values()) >= MOST_COLLECTED:
+                self._note_life()
+                self._changed.wait(_LOOK_AGAIN_S)
+
+    def _report(self, trial: _Trial, pool: LanePool, collected: Collected) -> None:
         """Make a report of a lane that is due: at once, or on a GPU beside the training."""
         assert trial.lane is not None
-        lane, collected = trial.lane, pool.collect(trial.lane)
+        lane = trial.lane
 
         def make(trial: _Trial) -> dict[str, Any]:
             assert trial.record is not None
@@ -276,7 +308,7 @@ class LaneTrainer:
         if collected.training.iteration == collected.training.config.num_iterations:
             # There is nothing left to train.
             self._leave(trial)
-        trial.is_reporting = True
+        trial.reporting_since = time.monotonic()
         self._reporters.submit(self._answering, trial, make)
 
     def _answering(self, trial: _Trial, do: Any) -> None:
@@ -290,7 +322,7 @@ class LaneTrainer:
             self._note(error)
             trial.is_done, answer = True, error
         with self._changed:
-            trial.is_reporting = False
+            trial.reporting_since = None
             self._changed.notify_all()
             if answer is not None:
                 self._answer(trial, answer)

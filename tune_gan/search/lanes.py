@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import tune
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -81,7 +81,8 @@ def lanes_of(spec: SweepSpec) -> Lanes:
 
 def _measure(spec: SweepSpec) -> Gain | None:
     """Measure in a process of Ray's, with a trial's CPUs and GPUs; nothing where none can be had."""
-    task: Any = ray.remote(measure_gain).options(
+    # A process of its own, which leaves no memory of a GPU taken and no GPU chosen for others.
+    task: Any = ray.remote(max_calls=1)(measure_gain).options(
         num_cpus=spec.resources.cpus, num_gpus=spec.resources.num_gpus, max_retries=0
     )
     measurement = task.remote(spec.gan)
@@ -92,6 +93,9 @@ def _measure(spec: SweepSpec) -> Gain | None:
         return None
     except RayTaskError as error:
         raise error.cause from None
+    except RayError:
+        # The process died, perhaps for want of memory.
+        return None
     return gain
 
 

@@ -142,7 +142,7 @@ def _look_for_smallest_gpus(nodes: list[dict[str, Any]]) -> dict[str, int]:
     counts = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) for node in nodes}
     if sum(counts.values()) < 2:
         return {}
-    look: Any = ray.remote(smallest_gpu)
+    look: Any = ray.remote(max_calls=1)(smallest_gpu)
     looks = {
         look.options(
             num_cpus=0,
@@ -213,7 +213,8 @@ def _fits_easily(
 
 def _try(config: GanConfig, spec: SweepSpec, node: Mapping[str, Any], lanes: int) -> Footprint | None:
     """Return what a training takes on a node, or nothing where that cannot be known."""
-    task: Any = ray.remote(measure_memory).options(
+    # A process of its own, which leaves no memory of a GPU taken and no GPU chosen for others.
+    task: Any = ray.remote(max_calls=1)(measure_memory).options(
         num_cpus=spec.resources.cpus,
         num_gpus=spec.resources.num_gpus,
         max_retries=0,

@@ -343,8 +343,8 @@ class SweepSpec(Settings):
                     raise ConfigError(f"space: {error}") from None
 
     def _check_gpus(self) -> None:
-        """Refuse what Ray cannot give a trial, and devices that it would not show to one."""
-        gpus, device = self.resources.num_gpus, self.gan.device
+        """Refuse what Ray cannot give a trial."""
+        gpus = self.resources.num_gpus
         if 0 < gpus * RAY_PARTS < 1:
             raise ConfigError(f"resources.gpus {gpus:g}: the least share of a GPU is {1 / RAY_PARTS:g}")
         if gpus > 1 and gpus % 1:
@@ -352,6 +352,16 @@ class SweepSpec(Settings):
                 f"resources.gpus {gpus:g}: above 1 only whole GPUs can be given; set "
                 f"{math.floor(gpus)} or {math.ceil(gpus)}"
             )
+
+    def require_device(self) -> None:
+        """Refuse a device that trials would not have with their GPUs.
+
+        Of a sweep that begins: earlier versions began others, which must still be read.
+
+        Raises:
+            ConfigError: with what to set instead.
+        """
+        gpus, device = self.resources.num_gpus, self.gan.device
         if device == "auto" or (device == "cpu" and self.resources.gpus in (0, "auto")):
             return
         if device == "cpu":
@@ -463,9 +473,11 @@ def load_spec(source: str, changes: Mapping[str, Any] | None = None) -> SweepSpe
     for name, value in (changes or {}).items():
         _change(values, name, value)
     try:
-        return SweepSpec.parse(values)
+        spec = SweepSpec.parse(values)
+        spec.require_device()
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+    return spec
 
 
 def resolve(spec: SweepSpec) -> SweepSpec:

@@ -14,9 +14,10 @@ from ray import tune
 from rich.console import Console
 
 from tune_gan.config import GanConfig
-from tune_gan.errors import ConfigError, RunFolderError, StorageError
+from tune_gan.errors import CheckpointError, ConfigError, RunFolderError, StorageError
 from tune_gan.files import write_whole
 from tune_gan.gan.album import save_real_samples
+from tune_gan.gan.checkpoint import FILE_NAME, read_progress
 from tune_gan.gan.data import load_data
 from tune_gan.gan.scoring import floor_of, prepare, scorer_of, with_features
 from tune_gan.metrics.score import NUM_GENERATED
@@ -45,7 +46,7 @@ from tune_gan.search.spec import SweepSpec, resolve
 from tune_gan.search.study import STORAGE_FILE, SweepStudy, SweepTrial
 from tune_gan.search.supervisor import Budget, Curves, Supervisor
 from tune_gan.search.tracking import trackers
-from tune_gan.search.trainable import GRID_SIDE, train_trial
+from tune_gan.search.trainable import CHECKPOINT, GRID_SIDE, train_trial
 from tune_gan.search.warm_start import (
     WARM_START_FILE,
     read_warm_start,
@@ -172,6 +173,7 @@ def resume_sweep(
     with locked(folder):
         study = SweepStudy(folder)
         _require_own_spec(folder, study.spec)
+        _take_over(study, _with_gpus_as_begun(study.spec, folder))
         _take_over(study, changed_spec(study.spec, changes or {}))
         study.settle()
         if not _num_left(study):
@@ -257,9 +259,30 @@ def _without_changes(spec: SweepSpec) -> dict[str, Any]:
     """Return what no `resume` changes."""
     values = spec.model_dump(mode="json", exclude={"budget"})
     values["search"].pop("num_trials")
-    for place in ("data_root", "weights"):
+    values["resources"].pop("gpus")
+    for place in ("data_root", "weights", "device"):
         values["gan"].pop(place)
     return values
+
+
+def _with_gpus_as_begun(spec: SweepSpec, folder: Path) -> SweepSpec:
+    """Let a run of version 0.2.0 have the GPU that it trained on without that Ray knew of it."""
+    if spec.resources.gpus != 0 or spec.gan.device == "cpu":
+        return spec
+    checkpoints = [file.parent for file in folder.glob(f"trial_*/{CHECKPOINT}/{FILE_NAME}")]
+    if not any(_was_on_gpu(checkpoint) for checkpoint in checkpoints):
+        return spec
+    resources = spec.resources.model_copy(update={"gpus": "auto"})
+    gan = spec.gan.model_copy(update={"device": "cuda"})
+    return spec.model_copy(update={"resources": resources, "gan": gan})
+
+
+def _was_on_gpu(checkpoint: Path) -> bool:
+    try:
+        return read_progress(checkpoint).device == "cuda"
+    except CheckpointError:
+        # Its trial begins anew, and says so.
+        return False
 
 
 def _num_left(study: SweepStudy) -> int:

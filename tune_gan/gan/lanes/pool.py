@@ -54,6 +54,8 @@ _SWITCHES = ("gp_weight", "r1_weight", "ema_decay")
 # Ticks whose random numbers are drawn at once: a bound on the memory that they take. Of real samples
 # that are copied from the host, too, there are fewer.
 _LONGEST_BLOCK, _LONGEST_BLOCK_FROM_HOST = 64, 4
+# Copies of lanes that wait for their scores at a time, on a GPU.
+MOST_COLLECTED = 4
 # Whether a GPU repeats ticks from CUDA graphs. Nobody has seen that on a GPU yet.
 REPLAYS_TICKS = False
 
@@ -400,6 +402,9 @@ class LanePool:
         period = math.lcm(*steps)
         if self._samples.is_on_host:
             return _LONGEST_BLOCK_FROM_HOST
+        if self._replays:
+            # A graph works on a block that stays where it is.
+            return _LONGEST_BLOCK - (_LONGEST_BLOCK % period if period <= _LONGEST_BLOCK else 0)
         if period <= _LONGEST_BLOCK:
             return _LONGEST_BLOCK - _LONGEST_BLOCK % period
         return period if len(steps) == 1 else _LONGEST_BLOCK
