@@ -73,6 +73,33 @@ def _most_at_a_time(reports: pd.DataFrame) -> int:
     return max(int(((spans["min"] <= t) & (t <= spans["max"])).sum()) for t in spans["min"])
 
 
+def test_a_gpu_that_ray_has_and_torch_cannot_use_fails_its_trials_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    """Wrong input of a trial alone: it is not tried again, and the command fails with 1."""
+    code = (
+        "import ray, sys; from tune_gan.cli import main; "
+        "ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False); main()"
+    )
+    given = [
+        "sweep",
+        "circle",
+        "--num-trials",
+        "2",
+        "--set",
+        "device=cuda",
+        "--set",
+        "resources.gpus=1",
+    ]
+    command = [sys.executable, "-c", code, *given, "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("tune-gan: no trial can be ranked (2 failed); causes: 2 of "), result.stderr
+    assert "device cuda is not there" in last
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("need", [(8, 1)], indirect=True)
 def test_a_quarter_of_a_gpu_packs_four_trials_on_it(need: int, tmp_path: Path) -> None:
     said, at_a_time = _sweep(tmp_path / "run", gpus=0.25)

@@ -42,8 +42,8 @@ class _Patcher(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _faulty(iterate: Any) -> Any:
-    def faulty(config: Any, checkpoint: Path | None = None) -> Iterator[Any]:
-        for report in iterate(config, checkpoint):
+    def faulty(*arguments: Any) -> Iterator[Any]:
+        for report in iterate(*arguments):
             # The second report of a whole run, also of one that goes on from its first.
             if len(report.training.history) == 2:
                 _befall(report)
